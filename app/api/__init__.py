@@ -1,0 +1,24 @@
+"""The route table, in the order of the docs."""
+
+from fastapi import FastAPI, Security
+from fastapi.routing import iter_route_contexts
+from fastapi.security import APIKeyHeader, HTTPBearer
+
+from app.api import documentation, health, messages, sessions
+from app.api.methods import MethodTable
+from app.api.problems import responses
+
+# Declared so that Swagger's Authorize works; caller.py decides, before any route is looked up.
+_KEYS = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HTTPBearer(auto_error=False))]
+
+
+def install(app: FastAPI) -> MethodTable:
+    """Add every route to `app`; the table of their paths and methods."""
+    for router in (sessions.router, messages.router, health.router):
+        app.include_router(router, dependencies=_KEYS, responses=responses(401, 403, 422, 429, 500, 503))
+    app.include_router(health.probes)
+    documentation.install(app)
+    routes = [(route.path or "", route.methods or {"GET"}) for route in iter_route_contexts(app.routes)]
+    return MethodTable(
+        (path if path != "/docs/assets" else "/docs/assets/{path:path}", methods) for path, methods in routes
+    )

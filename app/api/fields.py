@@ -1,0 +1,118 @@
+"""The fields of bodies and queries: what each may hold, once for all routes."""
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Literal, NoReturn, cast
+from uuid import UUID
+
+from fastapi import Path
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from app import ids, strict_json, times
+from app.settings import Settings
+from app.strict_json import EMPTY_OBJECT, Json
+
+
+class Body(BaseModel):
+    """A request body: JSON types are taken as they are, and a field that is not known is a typo."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Query(BaseModel):
+    """A query: every value arrives as text, and a parameter that is not known is a typo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def refuse(code: str, message: str) -> NoReturn:
+    """Refuse the field that is being validated; `code` is for programs, `message` follows the field's name."""
+    raise PydanticCustomError(code, message)
+
+
+def _id(value: object) -> UUID:
+    parsed = ids.parse(value) if isinstance(value, str) else None
+    return parsed or refuse("uuid", "must be a UUID of 36 characters")
+
+
+def _moment(value: object) -> datetime:
+    if not isinstance(value, str):
+        refuse("type", "must be a string")
+    try:
+        return times.parse(value)
+    except ValueError:
+        refuse("time", "must be a time with an offset, as 2026-03-01T12:00:00Z (RFC 3339)")
+
+
+def _no_control(value: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        refuse("control_character", "may not hold control characters")
+    return value
+
+
+def _limits(info: ValidationInfo) -> Settings:
+    return cast("Settings", info.context)
+
+
+def _content(value: str, info: ValidationInfo) -> str:
+    _check_size(value, _limits(info).max_content_bytes)
+    return value
+
+
+def _any_json(value: Any, info: ValidationInfo) -> Json | None:
+    return None if value is None else _json(value, _limits(info).max_context_bytes)
+
+
+def _object(value: Any, info: ValidationInfo) -> Json:
+    if value is None:
+        return EMPTY_OBJECT
+    if not isinstance(value, dict):
+        refuse("type", "must be an object")
+    return _json(value, _limits(info).max_metadata_bytes)
+
+
+def _json(value: Any, limit: int) -> Json:
+    text = strict_json.dumps(value)
+    _check_size(text, limit)
+    return Json(value, text)
+
+
+def _check_size(text: str, limit: int) -> None:
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        refuse("too_large", f"is larger than {limit} bytes")
+
+
+def _whole(value: object) -> int:
+    """Plain ASCII digits; a number beyond int4 is as good as int4's largest, which is beyond every end."""
+    if not (isinstance(value, str) and value.isascii() and value.isdigit()):
+        refuse("whole_number", "must be a whole number")
+    digits = value.lstrip("0")[:11]
+    return min(int(digits or "0"), _INT4)
+
+
+_INT4 = 2**31 - 1
+
+Id = Annotated[UUID, BeforeValidator(_id), WithJsonSchema({"type": "string", "format": "uuid"})]
+PathId = Annotated[UUID, Path()]
+Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+UserId = Annotated[str, Field(min_length=1, max_length=255)]
+Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_no_control)]
+Sender = Annotated[str, Field(min_length=1, max_length=64)]
+Content = Annotated[str, AfterValidator(_content)]
+Context = Annotated[Json | None, PlainValidator(_any_json), WithJsonSchema({"description": "Any JSON value."})]
+Metadata = Annotated[
+    Json, PlainValidator(_object), WithJsonSchema({"type": ["object", "null"], "additionalProperties": True})
+]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Limit = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=100)]
+Shown = Literal["full", "none"]

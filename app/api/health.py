@@ -1,0 +1,77 @@
+"""Health, probes and metrics: whether this process and its database can serve."""
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from app import VERSION
+from app.telemetry import metrics
+
+router = APIRouter(tags=["service"])
+probes = APIRouter(tags=["probes"])
+
+_STARTED = time.monotonic()
+
+_HEALTHY = {"status": "healthy", "version": VERSION, "database": "up", "uptime_seconds": 3600, "protected_mode": False}
+_UNHEALTHY = {"status": "unhealthy", "version": VERSION, "database": "down"}
+
+
+def _example(value: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"example": value}}}
+
+
+@router.get(
+    "/health",
+    operation_id="getHealth",
+    summary="Health, with the database's",
+    responses={200: _example(_HEALTHY, "Healthy"), 503: _example(_UNHEALTHY, "The database does not answer")},
+)
+async def health(request: Request) -> Response:
+    if not await request.app.state.db.ping():
+        return JSONResponse(_UNHEALTHY, 503)
+    return JSONResponse(
+        _HEALTHY
+        | {
+            "uptime_seconds": int(time.monotonic() - _STARTED),
+            "protected_mode": request.app.state.settings.protected_mode,
+        }
+    )
+
+
+@probes.get(
+    "/livez",
+    operation_id="isAlive",
+    summary="Whether the process answers; never asks the database",
+    responses={200: _example({"status": "alive"}, "Alive")},
+)
+async def livez() -> Response:
+    return JSONResponse({"status": "alive"})
+
+
+@probes.get(
+    "/readyz",
+    operation_id="isReady",
+    summary="Whether requests can be served now",
+    responses={
+        200: _example({"status": "ready"}, "Ready"),
+        503: _example({"status": "not_ready"}, "The database is away, or the server is draining"),
+    },
+)
+async def readyz(request: Request) -> Response:
+    if await request.app.state.db.ping():
+        return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "not_ready"}, 503)
+
+
+@probes.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Prometheus metrics",
+    responses={200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
+)
+async def scrape() -> Response:
+    body, content_type = metrics.render()
+    return Response(body, headers={"Content-Type": content_type})

@@ -1,0 +1,134 @@
+"""Errors as answers: RFC 9457 `application/problem+json`, and their place in OpenAPI."""
+
+import logging
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Fault, InternalError, NotFound, Problem
+
+_log = logging.getLogger("app.api")
+
+MEDIA_TYPE = "application/problem+json"
+
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; Python 3.11 has older ones
+
+
+class Problems:
+    """Turns whatever a request raises into an answer; the last resort is a 500 without a word of the cause."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            problem = error if isinstance(error, Problem) else InternalError()
+            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                _log.error("%s", problem.code, exc_info=error)
+            if started:
+                raise
+            await render(problem, Request(scope))(scope, receive, send)
+
+
+async def from_routing(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals; it knows a 404 only, since main answers 405 from the table of methods."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return render(NotFound() if status == HTTPStatus.NOT_FOUND else InternalError(), request)
+
+
+def render(problem: Problem, request: Request) -> Response:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": _TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": request.state.request_id,
+    }
+    if problem.faults:
+        body["errors"] = [_fault(fault) for fault in problem.faults]
+    headers = dict(problem.headers)
+    if _unread_body_is_large(request, problem):
+        headers["Connection"] = "close"  # cheaper than reading a body that nobody wants
+    return Response(
+        orjson.dumps(body | problem.members), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def _fault(fault: Fault) -> dict[str, str]:
+    body = asdict(fault)
+    return {"in": body.pop("place"), **body}
+
+
+_SMALL_BODY = 64 * 1024
+
+
+def _unread_body_is_large(request: Request, problem: Problem) -> bool:
+    if problem.status not in (401, 403, 404, 405, 413, 415, 429, 503):  # those that come before the body is read
+        return False
+    if "transfer-encoding" in request.headers:
+        return True
+    length = request.headers.get("content-length", "0")
+    return not length.isdigit() or int(length[:20]) > _SMALL_BODY
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of the error answers with these statuses."""
+    return {
+        status: {
+            "description": _TITLES.get(status) or HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def problem_schema() -> dict[str, Any]:
+    """The body of every error, as OpenAPI's component `Problem`."""
+    text = {"type": "string"}
+    fault = {"in": {"enum": ["body", "query", "path", "header"]}, "field": text, "code": text, "message": text}
+    properties = {
+        **dict.fromkeys(("type", "title", "detail", "code", "request_id"), text),
+        "status": {"type": "integer"},
+        "errors": {
+            "type": "array",
+            "description": "With 400 and 422: each field at fault; a JSON Pointer in a body, the plain name elsewhere.",
+            "items": {"type": "object", "properties": fault, "required": list(fault)},
+        },
+        "revision": {"type": "integer", "description": "With 412: the session's revision."},
+    }
+    return {
+        "type": "object",
+        "description": "RFC 9457. `code` is stable and meant for programs, `detail` for people.",
+        "properties": properties,
+        "required": ["type", "title", "status", "detail", "code", "request_id"],
+        "example": {
+            "type": "about:blank",
+            "title": "Unprocessable Content",
+            "status": 422,
+            "detail": "content: must be a string",
+            "code": "validation_error",
+            "request_id": "0193b5f9-e1c2-7d0a-8a55-9d516c1f0d2a",
+            "errors": [{"in": "body", "field": "/content", "code": "type", "message": "must be a string"}],
+        },
+    }

@@ -1,0 +1,105 @@
+"""Every table, readable on one page: what Alembic compares the migrations with, and what Core queries name.
+
+The distribution key of a cluster is the session id, hence no unique constraint without it, and no triggers.
+`context` and `metadata` are json and not jsonb: jsonb turns 1e23 into an integer, json gives back what was sent.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    desc,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+DEFAULT_TENANT = 1
+"""The tenant that the keys of API_KEY belong to; the first migration makes it."""
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "%(table_name)s_pkey",
+            "fk": "%(table_name)s_%(column_0_name)s_fkey",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        str: Text,
+        datetime: DateTime(timezone=True),
+        bytes: LargeBinary,
+        dict: JSON,
+    }
+
+
+class Tenant(Base):
+    """Whoever a key belongs to. No statement of the store reaches across tenants."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[int] = mapped_column(Identity(start=DEFAULT_TENANT + 1), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class ChatSession(Base):
+    """A conversation. `message_count` is also the highest seq; `revision` grows with every change."""
+
+    __tablename__ = "chat_sessions"
+    __table_args__ = (
+        CheckConstraint("message_count >= 0", "message_count"),
+        CheckConstraint("revision >= 1", "revision"),
+        Index("chat_sessions_activity_idx", "tenant_id", desc("updated_at"), desc("id")),
+        Index(
+            "chat_sessions_user_activity_idx",
+            "tenant_id",
+            "user_id",
+            desc("updated_at"),
+            desc("id"),
+            postgresql_where=text("user_id IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[int] = mapped_column(ForeignKey("tenants.id"))
+    user_id: Mapped[str | None]
+    name: Mapped[str | None]
+    name_folded: Mapped[str | None] = mapped_column(Text(collation="C"))
+    is_favorite: Mapped[bool]
+    metadata_: Mapped[dict[str, object]] = mapped_column("metadata", JSON)
+    message_count: Mapped[int] = mapped_column(server_default=text("0"))
+    revision: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    fingerprint: Mapped[bytes | None]
+
+
+class ChatMessage(Base):
+    """A message. `seq` is dense, 1..message_count of its session: a middle row is redacted, never deleted."""
+
+    __tablename__ = "chat_messages"
+    __table_args__ = (UniqueConstraint("session_id", "id"), CheckConstraint("seq >= 1", "seq"))
+
+    session_id: Mapped[UUID] = mapped_column(ForeignKey("chat_sessions.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[UUID]
+    sender: Mapped[str]
+    content: Mapped[str]
+    context: Mapped[dict[str, object] | None] = mapped_column(JSON)
+    metadata_: Mapped[dict[str, object]] = mapped_column("metadata", JSON)
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    redacted_at: Mapped[datetime | None]
+    fingerprint: Mapped[bytes | None]

@@ -1,0 +1,140 @@
+"""The nouns, as the store returns them and the API answers them. orjson writes them as they stand.
+
+`metadata` and `context` are JSON text from PostgreSQL that travels on unparsed; times are rendered already.
+The annotations are what OpenAPI shows.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, WithJsonSchema
+
+from app.strict_json import JsonText
+
+Noun = TypeVar("Noun")
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Object = Annotated[Any, WithJsonSchema({"type": "object", "additionalProperties": True})]
+AnyJson = Annotated[Any, Field(description="Any JSON value, as it was sent.")]
+
+_SESSION: dict[str, Any] = {
+    "id": "0193b5f9-e1c2-7d0a-8a55-9d516c1f0d2a",
+    "user_id": "ada",
+    "name": "Parental leave",
+    "is_favorite": False,
+    "metadata": {"channel": "web"},
+    "message_count": 2,
+    "revision": 3,
+    "created_at": "2026-03-01T12:00:00.000000Z",
+    "updated_at": "2026-03-01T12:00:09.250000Z",
+}
+_MESSAGE: dict[str, Any] = {
+    "id": "0193b5fa-06d1-7a63-b0c5-0f6f7c1de4b8",
+    "session_id": "0193b5f9-e1c2-7d0a-8a55-9d516c1f0d2a",
+    "seq": 2,
+    "sender": "assistant",
+    "content": "25 days a year.",
+    "context": {"documents": [{"document_id": "hr/leave.md", "text": "Leave is 25 days.", "score": 8.1}]},
+    "metadata": {},
+    "created_at": "2026-03-01T12:00:09.250000Z",
+    "redacted_at": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A conversation. `revision` grows by one with every change of the session or its messages."""
+
+    id: UUID
+    user_id: str | None
+    name: str | None
+    is_favorite: bool
+    metadata: Object
+    message_count: int
+    revision: int
+    created_at: Time
+    updated_at: Time
+
+    __pydantic_config__ = ConfigDict(json_schema_extra={"example": _SESSION})
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """One page of sessions, the most recently active first. `next_cursor` is null at the end."""
+
+    sessions: list[Session]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message. `seq` is its place in the session, from 1; `context` is what was retrieved for it."""
+
+    id: UUID
+    session_id: UUID
+    seq: int
+    sender: str
+    content: str
+    context: AnyJson
+    metadata: Object
+    created_at: Time
+    redacted_at: Time | None
+
+    __pydantic_config__ = ConfigDict(json_schema_extra={"example": _MESSAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """A page of messages with the total at that moment."""
+
+    messages: list[Message]
+    total: int
+    page: int | None
+    page_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSlice:
+    """The messages next to a seq. `has_more`: there are more in that direction."""
+
+    messages: list[Message]
+    total: int
+    page: None
+    page_size: int
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDraft:
+    """A session as it was sent. `fingerprint` tells a repeat from another session under the same id."""
+
+    id: UUID
+    user_id: str | None
+    name: str | None
+    is_favorite: bool
+    metadata: JsonText
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDraft:
+    """A message as it was sent. `is_new`: the id was made here, so no earlier message can have it."""
+
+    id: UUID
+    is_new: bool
+    sender: str
+    content: str
+    context: JsonText | None
+    metadata: JsonText
+    created_at: datetime | None
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Noun]):
+    """What a write left behind: the resource as it is now, its session's revision, and whether it was a replay."""
+
+    resource: Noun
+    revision: int
+    replayed: bool = False

@@ -1,0 +1,227 @@
+"""Sessions: every SQL statement about them. A guard is one more predicate: `user` None narrows nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import ColumnElement, Row, Text, cast, func, or_, select, text, true, tuple_
+
+from app import times
+from app.db.pool import Driver, Read, Write
+from app.db.schema import ChatSession
+from app.errors import IdempotencyConflict, IdTaken, NotFound, RevisionMismatch, TimedOut
+from app.models import Session, SessionDraft, Stored
+from app.strict_json import same
+
+EXAMINED = 1_000
+"""Rows that one page of the list looks at, at most, however few of them its filters keep."""
+
+ATTEMPTS = 5
+
+_COLUMNS = "id, user_id, name, is_favorite, metadata::text, message_count, revision, created_at, updated_at"
+
+CREATE = f"""
+INSERT INTO chat_sessions (id, tenant_id, user_id, name, name_folded, is_favorite, metadata, fingerprint)
+VALUES ($1, $2, $3, $4, $5, $6, $7::json, $8)
+ON CONFLICT (id) DO NOTHING
+RETURNING {_COLUMNS}
+"""
+
+LOOK = f"""
+SELECT tenant_id = $2 AND ($3::text IS NULL OR user_id = $3) AS visible, fingerprint, {_COLUMNS}
+FROM chat_sessions WHERE id = $1
+"""
+
+
+async def create(conn: Driver, tenant_id: int, user: str | None, draft: SessionDraft) -> Stored[Session]:
+    """Store a session, or find that it is stored already.
+
+    Raises IdempotencyConflict if the id belongs to another session, IdTaken if that session is out of sight.
+    """
+    for _ in range(ATTEMPTS):
+        row = await conn.fetchrow(
+            CREATE,
+            draft.id,
+            tenant_id,
+            draft.user_id,
+            draft.name,
+            fold(draft.name),
+            draft.is_favorite,
+            draft.metadata,
+            draft.fingerprint,
+        )
+        if row is not None:
+            session = _session(row)
+            return Stored(session, session.revision)
+        row = await conn.fetchrow(LOOK, draft.id, tenant_id, user)
+        if row is not None:
+            visible, fingerprint, *columns = row
+            return _replay(visible, fingerprint, columns, draft)
+    raise TimedOut  # created and deleted by others each time we looked
+
+
+def _replay(visible: bool, fingerprint: bytes | None, columns: Sequence[Any], draft: SessionDraft) -> Stored[Session]:
+    if not visible:
+        raise IdTaken
+    if fingerprint not in (None, draft.fingerprint):
+        raise IdempotencyConflict("session")
+    session = _session(columns)
+    return Stored(session, session.revision, replayed=True)
+
+
+GET = f"""
+SELECT {_COLUMNS} FROM chat_sessions WHERE id = $1 AND tenant_id = $2 AND ($3::text IS NULL OR user_id = $3)
+"""
+
+
+async def get(conn: Driver, tenant_id: int, user: str | None, session_id: UUID) -> Session:
+    row = await conn.fetchrow(GET, session_id, tenant_id, user)
+    if row is None:
+        raise NotFound("This session")
+    return _session(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which sessions a list holds; None filters nothing."""
+
+    user_id: str | None = None
+    is_favorite: bool | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One page of a list, and the position of the last row examined where there may be more."""
+
+    sessions: list[Session]
+    position: tuple[datetime, UUID] | None
+
+
+async def find(
+    conn: Read, tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
+) -> Found:
+    """The sessions behind `after`, most recently active first; looks at EXAMINED rows and no more."""
+    session = ChatSession
+    examined = select(
+        session.id,
+        session.user_id,
+        session.name,
+        session.is_favorite,
+        cast(session.metadata_, Text).label("metadata"),
+        session.message_count,
+        session.revision,
+        session.created_at,
+        session.updated_at,
+        func.row_number().over().label("place"),
+        _matches(wanted).label("matches"),
+    ).where(session.tenant_id == tenant_id)
+    for user_id in {user, wanted.user_id} - {None}:
+        examined = examined.where(session.user_id == user_id)
+    if after is not None:
+        examined = examined.where(tuple_(session.updated_at, session.id) < after)
+    inner = examined.order_by(session.updated_at.desc(), session.id.desc()).limit(EXAMINED).subquery()
+    rows = (
+        await conn.execute(
+            select(inner)
+            .where(or_(inner.c.matches, inner.c.place == EXAMINED))  # the last one examined says where to go on
+            .order_by(inner.c.updated_at.desc(), inner.c.id.desc())
+            .limit(limit + 1)
+        )
+    ).all()
+    kept = rows[:limit]
+    more = len(rows) > limit or (bool(rows) and rows[-1].place == EXAMINED)
+    position = (kept[-1].updated_at, kept[-1].id) if more else None
+    return Found([_session(row[:9]) for row in kept if row.matches], position)
+
+
+def _matches(wanted: Filter) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = true()
+    if wanted.is_favorite is not None:
+        condition &= ChatSession.is_favorite == wanted.is_favorite
+    if wanted.name is not None:
+        condition &= func.coalesce(func.strpos(ChatSession.name_folded, fold(wanted.name)), 0) > 0
+    return condition
+
+
+LOCK = f"""
+SELECT {_COLUMNS} FROM chat_sessions
+WHERE id = :id AND tenant_id = :tenant_id AND (CAST(:user AS text) IS NULL OR user_id = :user)
+FOR UPDATE
+"""
+
+
+async def _lock(conn: Write, tenant_id: int, user: str | None, session_id: UUID) -> Row[Any]:
+    """The session's columns, held until the transaction ends: a read after this sees what the wait was for."""
+    row = (await conn.execute(text(LOCK), {"id": session_id, "tenant_id": tenant_id, "user": user})).one_or_none()
+    if row is None:
+        raise NotFound("This session")
+    return row
+
+
+UPDATE = f"""
+UPDATE chat_sessions
+SET name = :name, name_folded = :name_folded, is_favorite = :is_favorite, metadata = CAST(:metadata AS json),
+    revision = revision + 1, updated_at = greatest(updated_at, now())
+WHERE id = :id
+RETURNING {_COLUMNS}
+"""
+
+
+async def update(
+    conn: Write,
+    tenant_id: int,
+    user: str | None,
+    session_id: UUID,
+    changes: Mapping[str, Any],
+    revisions: Sequence[int] | None,
+) -> Session:
+    """Change `name`, `is_favorite` and `metadata` (as JSON text); what is equal already changes nothing."""
+    row = await _lock(conn, tenant_id, user, session_id)
+    now = {"name": row.name, "is_favorite": row.is_favorite, "metadata": row.metadata}
+    wanted = {**now, **changes}
+    if {**now, "metadata": None} == {**wanted, "metadata": None} and same(now["metadata"], wanted["metadata"]):
+        return _session(row)
+    _require(row.revision, revisions)
+    parameters = {**wanted, "name_folded": fold(wanted["name"]), "id": session_id}
+    return _session((await conn.execute(text(UPDATE), parameters)).one())
+
+
+DELETE = "DELETE FROM chat_sessions WHERE id = :id"
+
+
+async def delete(
+    conn: Write, tenant_id: int, user: str | None, session_id: UUID, revisions: Sequence[int] | None
+) -> None:
+    """Remove the session and, with it, its messages."""
+    row = await _lock(conn, tenant_id, user, session_id)
+    _require(row.revision, revisions)
+    await conn.execute(text(DELETE), {"id": session_id})
+
+
+def _require(revision: int, revisions: Sequence[int] | None) -> None:
+    if revisions is not None and revision not in revisions:
+        raise RevisionMismatch(revision)
+
+
+def fold(name: str | None) -> str | None:
+    """`name` as the name filter compares it: Unicode case folding here, the same on every database."""
+    return None if name is None else name.casefold()
+
+
+def _session(row: Iterable[Any]) -> Session:
+    id_, user_id, name, is_favorite, metadata, message_count, revision, created_at, updated_at = row
+    return Session(
+        id_,
+        user_id,
+        name,
+        is_favorite,
+        orjson.Fragment(metadata),
+        message_count,
+        revision,
+        times.render(created_at),
+        times.render(updated_at),
+    )

@@ -1,0 +1,49 @@
+"""How sessions, messages and the evidence behind an answer look on the console."""
+
+from typing import Any
+
+from memory import JSON
+
+COLUMNS = "{:>8} {:>9}  {:<6} {:<5}  {:<12}  {}"
+
+
+def show_session(session: JSON) -> None:
+    star = "*" if session["is_favorite"] else " "
+    print(
+        f"{session['id']} {star} {_when(session['updated_at'])} {session['message_count']:>5}  {session['name'] or '-'}"
+    )
+
+
+def show_message(message: JSON) -> None:
+    text = "(redacted)" if message["redacted_at"] else message["content"]
+    print(f"\n#{message['seq']} {message['sender']}, {_when(message['created_at'])}\n{text}")
+
+
+def show_sources(message: JSON) -> None:
+    for document in _documents(message["context"]):
+        if document.get("cited"):
+            print(f"    [{document.get('rank')}] {_place(document)}")
+
+
+def show_evidence(message: JSON) -> None:
+    if documents := _documents(message["context"]):
+        print(COLUMNS.format("rank", "score", "prompt", "cited", "chunk", "document"))
+    for document in documents:
+        rank, score, chunk = (str(document.get(name, "-")) for name in ("rank", "score", "chunk_id"))
+        used, cited = ("yes" if document.get(name) else "no" for name in ("in_prompt", "cited"))
+        print(COLUMNS.format(rank, score, used, cited, chunk, _place(document)))
+
+
+def _documents(context: Any) -> list[JSON]:
+    """A context may be any JSON, since other programs write to the same service: only what is understood is shown."""
+    documents = context.get("documents") if isinstance(context, dict) else None
+    return [document for document in documents if isinstance(document, dict)] if isinstance(documents, list) else []
+
+
+def _place(document: JSON) -> str:
+    """The document, and the first line of the chunk, which is its heading if it has one."""
+    return f"{document.get('document_id')}: {str(document.get('text', '')).partition(chr(10))[0][:70]}"
+
+
+def _when(time: str) -> str:
+    return time[:16].replace("T", " ")
