@@ -86,7 +86,7 @@ def _with_rank(quotation: tuple[int, list[str]]) -> str:
 
 
 def sentences(paragraphs: Sequence[str]) -> list[str]:
-    """What an answer may quote: sentences, list items, blocks of code. One that ends in a colon takes the next along."""
+    """What an answer may quote: sentences, list items, blocks of code; a colon keeps one together with the next."""
     found: list[str] = []
     for part in (part for paragraph in paragraphs for part in _parts(paragraph)):
         if found and found[-1].endswith(":"):

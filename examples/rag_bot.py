@@ -5,7 +5,7 @@
     python examples/rag_bot.py history last --evidence
 
 RAG_CHAT_URL says where the service is (default http://localhost:8000) and API_KEY with which key to call it; both may
-stand in ./.env. Answers are quoted from the documents. If OPENAI_MODEL is set, a chat model writes them instead, at
+stand in ./.env. Answers are quoted from the documents; if OPENAI_MODEL is set, that chat model writes them instead, at
 OPENAI_BASE_URL (default https://api.openai.com/v1) with OPENAI_API_KEY.
 """
 
@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 from answers import Chatbot, ChatModel, ModelError
@@ -92,14 +93,13 @@ def delete(memory: Memory, options: argparse.Namespace) -> None:
 
 
 def _chatbot(memory: Memory, paths: Sequence[Path]) -> Chatbot:
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"{path} does not exist: give a folder of documents")
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise UsageError(f"there is no {', '.join(missing)}: give a folder of documents")
     corpus = load(paths)
     for line in corpus.skipped:
         print(f"skipped {line}", file=sys.stderr)
     if not corpus.chunks:
-        raise UsageError(f"there is no text in {', '.join(map(str, paths))}: give a folder of .md, .html or .txt files")
+        raise UsageError(f"no text in {', '.join(map(str, paths))}: give a folder of .md, .html or .txt files")
     documents = {chunk.document_id for chunk in corpus.chunks}
     print(f"{len(documents)} documents in {len(corpus.chunks)} chunks", file=sys.stderr)
     return Chatbot(memory, Library(corpus.chunks), ChatModel.from_environment())
@@ -178,8 +178,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console that cannot show a character should not end the program
+        # A character that the console cannot show should not end the program.
+        cast("io.TextIOWrapper", stream).reconfigure(errors="replace")
     load_dotenv(".env", encoding="utf-8-sig")
     options = _parser().parse_args()
     try:

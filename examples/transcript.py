@@ -9,9 +9,8 @@ COLUMNS = "{:>8} {:>9}  {:<6} {:<5}  {:<12}  {}"
 
 def show_session(session: JSON) -> None:
     star = "*" if session["is_favorite"] else " "
-    print(
-        f"{session['id']} {star} {_when(session['updated_at'])} {session['message_count']:>5}  {session['name'] or '-'}"
-    )
+    changed, count = _when(session["updated_at"]), session["message_count"]
+    print(f"{session['id']} {star} {changed} {count:>5}  {session['name'] or '-'}")
 
 
 def show_message(message: JSON) -> None:
@@ -29,7 +28,7 @@ def show_evidence(message: JSON) -> None:
     if documents := _documents(message["context"]):
         print(COLUMNS.format("rank", "score", "prompt", "cited", "chunk", "document"))
     for document in documents:
-        rank, score, chunk = (str(document.get(name, "-")) for name in ("rank", "score", "chunk_id"))
+        rank, score, chunk = (str(document.get(name)) for name in ("rank", "score", "chunk_id"))
         used, cited = ("yes" if document.get(name) else "no" for name in ("in_prompt", "cited"))
         print(COLUMNS.format(rank, score, used, cited, chunk, _place(document)))
 
@@ -42,7 +41,8 @@ def _documents(context: Any) -> list[JSON]:
 
 def _place(document: JSON) -> str:
     """The document, and the first line of the chunk, which is its heading if it has one."""
-    return f"{document.get('document_id')}: {str(document.get('text', '')).partition(chr(10))[0][:70]}"
+    first_line = str(document.get("text", "")).partition("\n")[0]
+    return f"{document.get('document_id')}: {first_line[:70]}"
 
 
 def _when(time: str) -> str:

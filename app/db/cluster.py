@@ -6,7 +6,7 @@
     run/clients      locked, shared, by every process that uses the database
     run/server       locked, shared, by the workers of the one server; holds the server's identity
     run/keeper       locked by the keeper
-    run/postgres     locked by every process of PostgreSQL, which inherits the descriptor
+    run/postgres     locked by every process of PostgreSQL, which inherits the descriptor; holds the first one's pid
 
 All locks are flocks: the kernel drops them when the last copy of the descriptor is closed, however its process
 died. So a lock says who lives, and a number in a file (of a process that may be somebody else by now) never does.
@@ -57,6 +57,10 @@ class Cluster(NamedTuple):
         return self.root / f"pg{VERSION}.unfinished"
 
     @property
+    def postmaster_pid(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    @property
     def password(self) -> Path:
         return self.root / "password"
 
@@ -96,14 +100,15 @@ class Cluster(NamedTuple):
         return descriptor
 
     def status(self) -> str:
-        """`starting`, `ready` or `stopping`, as postmaster.pid has it; empty where it has nothing (yet)."""
-        lines = self._postmaster_pid()
-        return lines[7].strip() if len(lines) > 7 else ""  # noqa: PLR2004 - LOCK_FILE_LINE_PM_STATUS
+        """`starting`, `ready` or `stopping`, if PostgreSQL runs and the keeper started it; else empty."""
+        lines = _lines(self.postmaster_pid)
+        ours = lines[:1] == _lines(self.root / "run/postgres")
+        return lines[7].strip() if ours and len(lines) > 7 else ""  # noqa: PLR2004 - LOCK_FILE_LINE_PM_STATUS
 
-    def postmaster(self) -> int | None:
-        """The live process that postmaster.pid names, if it is a PostgreSQL of this cluster."""
+    def postmaster(self, file: Path) -> int | None:
+        """The process whose number `file` begins with, if it lives and is a PostgreSQL of this cluster."""
         try:
-            pid = int(self._postmaster_pid()[0])
+            pid = int(_lines(file)[0])
             if sys.platform != "linux":
                 os.kill(max(pid, 1), 0)
                 return pid
@@ -113,11 +118,12 @@ class Cluster(NamedTuple):
             return None
         return pid if os.fsencode(self.data.resolve()) in arguments else None
 
-    def _postmaster_pid(self) -> list[str]:
-        try:
-            return (self.data / "postmaster.pid").read_text(errors="replace").splitlines()
-        except OSError:
-            return []
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 class Account(NamedTuple):

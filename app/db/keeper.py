@@ -40,10 +40,13 @@ class Keeper:
         while True:
             held = self._cluster.lock("postgres")  # waits while any process of PostgreSQL lives
             if self._alone.is_set():
+                _remove_runtime_directory(self._cluster)
                 return 0
+            os.ftruncate(held, 0)
             postgres = self._start(held)
             if postgres is None:
                 return STARTED_IN_VAIN
+            os.pwrite(held, b"%d\n" % postgres.pid, 0)
             os.close(held)  # from here on PostgreSQL alone holds it
             if self._came_up(postgres):
                 postgres.wait()
@@ -54,7 +57,7 @@ class Keeper:
         self._cluster.lock("clients")  # kept until the keeper ends: meanwhile newcomers wait
         self._alone.set()
         while True:
-            if (pid := self._cluster.postmaster()) is not None:
+            if (pid := self._cluster.postmaster(self._cluster.root / "run/postgres")) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGINT)  # fast shutdown; again, as the first may come before its handler
             time.sleep(0.1)
@@ -126,13 +129,19 @@ def _remove(unfinished: Path) -> None:
 
 def _clear(cluster: Cluster, account: Account) -> None:
     """Remove what a PostgreSQL that was killed left behind: the lock says that none lives, whatever the pid says."""
-    if (pid := cluster.postmaster()) is not None:
+    if (pid := cluster.postmaster(cluster.postmaster_pid)) is not None:
         raise Refusal(f"process {pid} already runs PostgreSQL there, started by other means: stop it first")
     socket = cluster.socket_dir / f".s.PGSQL.{PORT}"
-    for stale in (cluster.data / "postmaster.pid", socket, socket.with_name(f"{socket.name}.lock")):
+    for stale in (cluster.postmaster_pid, socket, socket.with_name(f"{socket.name}.lock")):
         stale.unlink(missing_ok=True)
     if socket.parent != cluster.data.resolve():
         account.make_private(socket.parent)
+
+
+def _remove_runtime_directory(cluster: Cluster) -> None:
+    if cluster.data.exists() and cluster.socket_dir != cluster.data.resolve():
+        with contextlib.suppress(OSError):
+            cluster.socket_dir.rmdir()
 
 
 def start_keeper(cluster: Cluster, lock: int) -> "subprocess.Popen[bytes]":

@@ -2,6 +2,7 @@
 
 import contextlib
 import email.utils
+import io
 import json
 import os
 import re
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 import pytest
@@ -25,6 +27,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.append(str(EXAMPLES))  # they are programs, not a package: each finds its neighbours beside it
 
 import demo  # noqa: E402 - found through the line above
+import rag_bot  # noqa: E402
 from answers import NOTHING_FOUND, ChatModel, ModelError, Turn, evidence, extract  # noqa: E402
 from memory import Memory, StorageError  # noqa: E402
 from retrieval import LONGEST_PARAGRAPH, Chunk, Hit, Library, load  # noqa: E402
@@ -237,6 +240,13 @@ def test_a_block_of_code_is_quoted_with_the_line_that_announces_it(folder: Path)
     assert answer.text == "Run the installer:\n```bash\n# not a heading\n\n./install --prefix /opt\n```\n[1]"
 
 
+def test_what_a_colon_announces_is_quoted_with_it_or_not_at_all(tmp_path: Path) -> None:
+    source = "To stop it:\n\n- press the button\n- wait\n\nAlways stop it like this:"
+    (tmp_path / "stop.md").write_text(source)
+    answer = extract("How do I stop it?", search(tmp_path, "stop"))
+    assert answer.text == "To stop it:\n- press the button [1]"
+
+
 def test_a_question_that_finds_nothing_is_answered_so(folder: Path) -> None:
     assert extract("zeppelin", search(folder, "zeppelin")) == (NOTHING_FOUND, frozenset())
 
@@ -268,7 +278,7 @@ class Received(NamedTuple):
 
 class Reply(NamedTuple):
     status: int
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
     body: bytes = b"{}"
 
 
@@ -346,7 +356,7 @@ def test_a_message_is_sent_again_as_it_was_after_the_time_asked_for(
     assert [request.path for request in received] == ["/chat/sessions/s1/messages"] * 2
     assert received[0].body == received[1].body
     assert received[0].body["content"] == "Hello?"
-    assert UUID(received[0].body["id"])
+    assert str(UUID(received[0].body["id"])) == received[0].body["id"]
     assert len(said) == 1
     assert "trying again in" in said[0]
     assert "the same id" in said[0]
@@ -359,19 +369,18 @@ def test_every_message_has_an_id_of_its_own() -> None:
     assert received[0].body["id"] != received[1].body["id"]
 
 
-def test_a_service_that_stays_busy_is_given_up() -> None:
-    with answering(busy(429, "0")) as (url, received), Memory(url, "key", print) as memory:
-        with pytest.raises(StorageError, match="429 rate_limited: over 10 per 1 minute .RATE_LIMIT."):
-            memory.append("s1", "user", "Hello?")
-    assert len(received) == 6
+@pytest.mark.parametrize(
+    ("reply", "attempts"), [(busy(429, "0"), 6), (busy(503, "3600"), 1)], ids=["stays busy", "asks for an hour"]
+)
+def test_a_service_that_cannot_be_waited_for_is_given_up(reply: Reply, attempts: int) -> None:
+    with (
+        answering(reply) as (url, received),
+        Memory(url, "key", print) as memory,
+        pytest.raises(StorageError, match=rf"{reply.status} rate_limited: over 10 per 1 minute \(RATE_LIMIT\)"),
+    ):
+        memory.append("s1", "user", "Hello?")
+    assert len(received) == attempts
     assert len({request.body["id"] for request in received}) == 1
-
-
-def test_a_service_that_asks_for_an_hour_is_not_waited_for() -> None:
-    with answering(busy(503, "3600")) as (url, received), Memory(url, "key", print) as memory:
-        with pytest.raises(StorageError, match="503"):
-            memory.session("s1")
-    assert len(received) == 1
 
 
 # The chat model
@@ -479,8 +488,8 @@ def test_a_service_that_is_not_there_is_told_with_how_to_start_it(folder: Path) 
         (["sessions"], {}, "API_KEY is not set"),
         (["sessions"], {"API_KEY": " , "}, "API_KEY is not set"),
         (["sessions"], {"API_KEY": "key", "RAG_CHAT_URL": "localhost:1"}, "cannot use localhost:1"),
-        (["ask", "nowhere", "Why?"], {"API_KEY": "key"}, "nowhere does not exist"),
-        (["ask", ".", "Why?"], {"API_KEY": "key"}, "there is no text in ."),
+        (["ask", "nowhere", "Why?"], {"API_KEY": "key"}, "there is no nowhere: give a folder"),
+        (["ask", ".", "Why?"], {"API_KEY": "key"}, "no text in .: give a folder"),
         (["ask", ".", " "], {"API_KEY": "key"}, "the question is empty"),
         (["history", "first"], {"API_KEY": "key"}, "first is not a session id"),
     ],
@@ -489,3 +498,161 @@ def test_a_mistake_is_told_in_one_line(
     tmp_path: Path, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     assert_one_line(run(*arguments, cwd=tmp_path, **environment), message)
+
+
+# The whole thing, against the service itself
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A running service with the embedded database: the variables that lead there."""
+    with demo.service(tmp_path_factory.mktemp("service")) as environment:
+        yield {name: environment[name] for name in ("RAG_CHAT_URL", "API_KEY")}
+
+
+@pytest.fixture
+def bot(
+    folder: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> "Bot":
+    """The program without a process of its own, which would take a second to start."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("OPENAI_MODEL", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*arguments: str, typed: str = "") -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["rag_bot.py", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        assert rag_bot.main() == 0
+        return capsys.readouterr()
+
+    return call
+
+
+class Bot(Protocol):
+    def __call__(self, *arguments: str, typed: str = "") -> tuple[str, str]: ...
+
+
+def test_a_conversation_is_stored_resumed_and_shown_with_its_evidence(bot: Bot) -> None:
+    asked, said = bot("ask", ".", "How long are sessions kept?")
+    assert asked.startswith("Sessions are kept for thirty days.")
+    assert said == "2 documents in 6 chunks\n"
+    session_id = asked.split()[-1]
+
+    resumed, _ = bot("chat", ".", "--session", session_id, typed="\nWhat about Windows?\n")
+    assert "How long are sessions kept?" in resumed
+    assert "> What about Windows?\nUse the **setup** program. [1]\n    [1] manual/guide.md: Installing > " in resumed
+    assert resumed.endswith(f"--session {session_id}\n")
+
+    history, _ = bot("history", "last", "--evidence")
+    assert re.findall(r"#(\d) (\w+)", history) == [
+        ("1", "user"),
+        ("2", "assistant"),
+        ("3", "user"),
+        ("4", "assistant"),
+    ]
+    assert re.search(r" 1 +\d\.\d+  yes    yes    [0-9a-f]{12}  manual/guide\.md: Cleaning up\n", history)
+
+
+def test_a_session_is_renamed_starred_listed_and_deleted(bot: Bot, folder: Path, environment: dict[str, str]) -> None:
+    session_id = bot("ask", ".", "How long are sessions kept?")[0].split()[-1]
+    assert "Retention" in bot("rename", session_id, "Retention")[0]
+    assert f"{session_id} * " in bot("favorite", session_id)[0]
+    assert session_id in bot("sessions", "--favorites", "--name", "RETENT")[0]
+    assert session_id not in bot("sessions", "--name", "other")[0]
+    assert f"{session_id}   " in bot("favorite", session_id, "--off")[0]
+    assert session_id not in bot("sessions", "--favorites")[0]
+    assert session_id in bot("sessions")[0]
+    assert session_id in bot("delete", session_id)[0]
+    assert_one_line(run("history", session_id, cwd=folder, **environment), "there is no such session (404)")
+
+
+def test_a_chat_model_hears_what_was_said_before(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(Reply(500), completion("Thirty days [1].")) as (url, received):
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        monkeypatch.setenv("OPENAI_MODEL", "small")
+        shown, said = bot("chat", ".", typed="Why?\nHow long are sessions kept?\nReally?\n")
+    assert re.search("^rag_bot: .* answered 500$", said, re.MULTILINE)  # and the chat went on
+    assert shown.count("Thirty days [1].\n    [1] manual/guide.md: Cleaning up\n") == 1
+    assert [message["content"] for message in received[2].body["messages"][1:]] == [
+        "Why?",
+        "How long are sessions kept?",
+        "Thirty days [1].",
+        "Really?",
+    ]
+
+
+def test_a_long_history_is_read_to_its_end(environment: dict[str, str]) -> None:
+    with Memory(environment["RAG_CHAT_URL"], environment["API_KEY"], print) as memory:
+        session_id = memory.create_session("Long")["id"]
+        sent = [memory.append(session_id, "user", str(number))["id"] for number in range(205)]
+        assert [message["id"] for message in memory.messages(session_id)] == sent
+        assert [message["content"] for message in memory.latest(session_id, 3)] == ["202", "203", "204"]
+
+
+def test_messages_of_other_programs_are_shown(bot: Bot, environment: dict[str, str]) -> None:
+    contexts: list[Any] = [None, 7, "text", [1], {"documents": None}, {"documents": [1, {"rank": None}]}]
+    with Memory(environment["RAG_CHAT_URL"], environment["API_KEY"], print) as memory:
+        session_id = memory.create_session("Foreign")["id"]
+        for context in contexts:
+            memory.append(session_id, "tool", "Ünïcode", context)
+    assert bot("history", session_id, "--evidence")[0].count("Ünïcode") == len(contexts)
+
+
+def test_the_first_key_of_a_dotenv_file_is_used(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / ".env").write_text(f"\ufeffAPI_KEY={environment['API_KEY']},old-key\r\n", encoding="utf-8")
+    done = run("sessions", cwd=tmp_path, RAG_CHAT_URL=environment["RAG_CHAT_URL"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_bytes_that_are_no_text_are_asked_without_them(bot: Bot) -> None:
+    bot("ask", ".", os.fsdecode(b"\xff oil?"))
+    assert "? oil?" in bot("history", "last")[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_ends_a_chat_cleanly(folder: Path, environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        command("chat", folder),
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as chat:
+        assert chat.stdout is not None
+        assert chat.stdout.readline() == "Ask away; Ctrl-D ends the chat.\n"
+        assert chat.stdout.read(2) == "> "
+        chat.send_signal(signal.SIGINT)
+        rest, errors = chat.communicate(timeout=30)
+    assert (chat.returncode, rest) == (0, "\n")
+    assert "Traceback" not in errors
+
+
+def test_the_demo_shows_the_stored_history_and_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    done = run_demo(folder, place)
+    assert done.returncode == 0, done.stderr
+    history = done.stdout.rpartition("history last --evidence")[2]
+    assert len(re.findall(r"^#\d+ user, ", history, re.MULTILINE)) == 5
+    assert len(re.findall(r"^ +1 +\d+\.\d+  yes    yes    [0-9a-f]{12}  manual/", history, re.MULTILINE)) == 5
+    assert "checked: 5 questions, each with its answer" in history
+    assert not list(place.iterdir())
+
+
+def test_the_demo_fails_where_there_is_nothing_to_read(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("demo: there is no text in ")
+
+
+def run_demo(documents: Path, place: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / "demo.py"), str(documents)],
+        env={**os.environ, "TMPDIR": str(place)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=180,
+        check=False,
+    )

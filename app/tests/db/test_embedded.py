@@ -58,7 +58,7 @@ class Server:
     async def refusal(self) -> str:
         word, *rest = await self.line()
         assert word == "refused", rest
-        assert not await self.line() == ["ready"]
+        assert await self.line() == [""], "more than one line"
         return " ".join(rest)
 
     async def end(self, number: int = signal.SIGTERM) -> None:
@@ -73,19 +73,26 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.servers: list[Server] = []
+        self.attached: list[embedded.Embedded] = []
 
-    async def server(self, *options: str, wrapper: tuple[str, ...] = (), **environment: str) -> Server:
+    async def server(
+        self, *options: str, wrapper: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    ) -> Server:
         command = [*wrapper, sys.executable, "-m", "app.tests.db.embedded_server", str(self.root), *options]
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             cwd=CHECKOUT,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         self.servers.append(Server(process))
         return self.servers[-1]
+
+    async def attach(self) -> embedded.Embedded:
+        self.attached.append(await attach(self.root))
+        return self.attached[-1]
 
     def postmaster(self) -> int:
         return int((self.root / "pg18/postmaster.pid").read_text().split("\n")[0])
@@ -105,7 +112,7 @@ class Place:
             if process.pid in ours or "app.tests.db.embedded_server" in (process.info["cmdline"] or ()):
                 continue
             try:
-                files = [os.readlink(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
+                files = [str(fd.readlink()) for fd in Path(f"/proc/{process.pid}/fd").iterdir()]
             except OSError:
                 continue
             if any(str(lock) in files for lock in locks) and "spawn_main" not in str(process.info["cmdline"]):
@@ -124,6 +131,8 @@ async def place() -> AsyncIterator[Place]:
     directory = Path(tempfile.mkdtemp(prefix="rag-"))
     place = Place(directory / "data")
     yield place
+    for database in place.attached:
+        database.release()
     for server in place.servers:
         await server.end(signal.SIGKILL)
     await place.gone()
@@ -149,9 +158,9 @@ async def rows(dsn: str) -> object:
 
 
 async def test_cold_start_makes_a_private_utf8_cluster(place: Place) -> None:
-    database = await attach(place.root)
+    database = await place.attach()
     settings = "current_setting('server_encoding'), current_setting('fsync'), current_setting('listen_addresses')"
-    locale = "(SELECT datlocprovider || datlocale FROM pg_database WHERE datname = current_database())"
+    locale = "(SELECT datlocprovider::text || datlocale FROM pg_database WHERE datname = current_database())"
     found = await execute(database.dsn, f"SELECT concat_ws(' ', current_database(), {settings}, {locale})")
     assert found == "rag_chat UTF8 on  bC.UTF-8"
     assert database.location == str(place.root.resolve() / "pg18")
@@ -169,7 +178,7 @@ async def test_cold_start_makes_a_private_utf8_cluster(place: Place) -> None:
 
 async def test_start_right_after_the_end_waits_for_it(place: Place) -> None:
     for count in range(1, 4):
-        database = await attach(place.root)
+        database = await place.attach()
         await write(database.dsn)
         assert await rows(database.dsn) == count
         database.release()
@@ -227,7 +236,9 @@ async def test_killed_postgres_is_restarted(place: Place) -> None:
     killed = place.postmaster()
     os.kill(killed, signal.SIGKILL)
     cluster = Cluster(place.root.resolve(), Path())
-    await until(lambda: cluster.postmaster() not in (None, killed) and cluster.status() == "ready")
+    await until(
+        lambda: cluster.postmaster(cluster.postmaster_pid) not in (None, killed) and cluster.status() == "ready"
+    )
     assert await rows(dsn) == 1
     await server.end()
     await place.gone()
@@ -253,8 +264,9 @@ async def test_start_after_kill_keeps_what_was_committed(place: Place, killed: t
     server = await place.server()
     await write(await server.dsn())
     pids = {"server": server.pid, "keeper": place.keeper(), "postmaster": place.postmaster()}
-    for name in killed:
-        os.kill(pids[name] or 0, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, or the others would notice between two kills
+        for name in killed:
+            os.kill(pids[name] or 0, number)
     again = await place.server()
     assert await rows(await again.dsn()) == 1
     taken_over = killed == ("keeper", "server")
@@ -286,7 +298,7 @@ async def test_signals_do_not_stop_the_keeper(place: Place) -> None:
 
 
 async def test_stale_pid_file_is_removed_whoever_it_names(place: Place) -> None:
-    (await attach(place.root)).release()
+    (await place.attach()).release()
     await place.gone()
     thread = threading.Thread(target=(done := threading.Event()).wait)
     thread.start()
@@ -298,7 +310,7 @@ async def test_stale_pid_file_is_removed_whoever_it_names(place: Place) -> None:
     ):
         (place.root / "pg18/postmaster.pid").write_text(content)
         (place.root / "pg18/.s.PGSQL.5432.lock").write_text(content)
-        database = await attach(place.root)
+        database = await place.attach()
         assert await execute(database.dsn, "SELECT 1") == 1
         database.release()
         await place.gone()
@@ -307,7 +319,7 @@ async def test_stale_pid_file_is_removed_whoever_it_names(place: Place) -> None:
 
 
 async def test_server_started_by_other_means_is_left_alone(place: Place) -> None:
-    first = await attach(place.root)
+    first = await place.attach()
     first.release()
     await place.gone()
     account = account_for(Cluster(place.root.resolve(), first.bin_dir))
@@ -317,7 +329,7 @@ async def test_server_started_by_other_means_is_left_alone(place: Place) -> None
         pid_file = data / "postmaster.pid"
         await until(lambda: pid_file.exists() and "ready" in pid_file.read_text())
         with pytest.raises(Refused, match=f"process {foreign.pid} already runs"):
-            await attach(place.root)
+            await place.attach()
         assert foreign.poll() is None
         assert pid_file.read_text().startswith(str(foreign.pid))
     finally:
@@ -332,7 +344,7 @@ async def test_odd_names(place: Place, name: str) -> None:
     kept = [place.root / ".gitkeep", place.root / "lost+found"]
     kept[0].touch()
     kept[1].mkdir()
-    database = await attach(place.root)
+    database = await place.attach()
     await write(database.dsn)
     socket_dir = Cluster(place.root.resolve(), Path()).socket_dir
     assert socket_dir.stat().st_mode & 0o777 == 0o700
@@ -344,14 +356,14 @@ async def test_odd_names(place: Place, name: str) -> None:
 
 async def test_foreign_directory_at_the_sockets_place_is_refused(place: Place) -> None:
     place.root = place.root / ("x" * 120)
-    (await attach(place.root)).release()
+    (await place.attach()).release()
     await place.gone()
     foreign = Cluster(place.root.resolve(), Path()).socket_dir
     foreign.mkdir()
     foreign.chmod(0o777)
     try:
         with pytest.raises(Refused, match=f"{foreign} is not a private directory"):
-            await attach(place.root)
+            await place.attach()
     finally:
         foreign.rmdir()
 
@@ -375,7 +387,7 @@ async def test_environment_meant_for_another_server(place: Place) -> None:
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONSAFEPATH": "1",
     }
-    server = await place.server(**hostile)
+    server = await place.server(environment=hostile)
     await write(await server.dsn())
 
 
@@ -385,7 +397,7 @@ async def test_other_major_version_is_refused_untouched(place: Place, place_of_v
     version.parent.mkdir(parents=True)
     version.write_text("17\n")
     with pytest.raises(Refused, match="PostgreSQL 17") as refused:
-        await attach(place.root)
+        await place.attach()
     assert_one_line(refused.value, place.root)
     assert version.read_text() == "17\n"
 
@@ -413,7 +425,7 @@ async def test_read_only_directory(place: Place) -> None:
     place.root.mkdir()
     place.root.chmod(0o500)
     with pytest.raises(Refused, match="Permission denied") as refused:
-        await attach(place.root)
+        await place.attach()
     assert_one_line(refused.value, place.root)
     place.root.chmod(0o700)
 
@@ -423,7 +435,7 @@ async def test_cluster_of_somebody_else(place: Place) -> None:
     (place.root / "pg18").mkdir(parents=True)
     os.chown(place.root / "pg18", 12345, 12345)
     with pytest.raises(Refused, match="belongs to uid 12345") as refused:
-        await attach(place.root)
+        await place.attach()
     assert_one_line(refused.value, place.root)
 
 
@@ -434,7 +446,7 @@ async def test_start_after_an_interrupted_initdb(place: Place) -> None:
     os.kill(place.keeper() or 0, signal.SIGKILL)
     await server.end(signal.SIGKILL)
     assert not (place.root / "pg18").exists()
-    database = await attach(place.root)
+    database = await place.attach()
     await write(database.dsn)
     database.release()
     await place.gone()
@@ -442,20 +454,20 @@ async def test_start_after_an_interrupted_initdb(place: Place) -> None:
 
 
 async def test_refusal_quotes_what_postgres_says(place: Place) -> None:
-    (await attach(place.root)).release()
+    (await place.attach()).release()
     await place.gone()
     with (place.root / "pg18/postgresql.conf").open("a") as conf:
         conf.write("no_such_setting = 1\n")
-    with pytest.raises(Refused, match="postgresql.conf.* contains errors") as refused:
-        await attach(place.root)
+    with pytest.raises(Refused, match=r"postgresql\.conf.* contains errors") as refused:
+        await place.attach()
     assert_one_line(refused.value, place.root)
 
 
 async def test_missing_password_is_refused(place: Place) -> None:
-    (await attach(place.root)).release()
+    (await place.attach()).release()
     (place.root / "password").unlink()
     with pytest.raises(Refused, match="password is missing") as refused:
-        await attach(place.root)
+        await place.attach()
     assert_one_line(refused.value, place.root)
 
 
@@ -466,7 +478,7 @@ async def test_long_wait_is_logged_once(
     caplog.set_level(logging.INFO, logger=embedded.__name__)
     (place.root / "run").mkdir(parents=True)
     held = Cluster(place.root, Path()).lock("postgres")  # as a PostgreSQL does that is still stopping
-    starting = asyncio.create_task(attach(place.root))
+    starting = asyncio.create_task(place.attach())
     await until(lambda: caplog.messages)
     os.close(held)
     (await starting).release()
