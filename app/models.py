@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from app.strict_json import JsonText
 
@@ -40,6 +40,7 @@ _MESSAGE: dict[str, Any] = {
     "created_at": "2026-03-01T12:00:09.250000Z",
     "redacted_at": None,
 }
+EXAMPLES = {"Session": _SESSION, "Message": _MESSAGE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,6 @@ class Session:
     revision: int
     created_at: Time
     updated_at: Time
-
-    __pydantic_config__ = ConfigDict(json_schema_extra={"example": _SESSION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +79,6 @@ class Message:
     metadata: Object
     created_at: Time
     redacted_at: Time | None
-
-    __pydantic_config__ = ConfigDict(json_schema_extra={"example": _MESSAGE})
 
 
 @dataclass(frozen=True, slots=True)

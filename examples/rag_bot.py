@@ -22,7 +22,7 @@ from answers import Chatbot, ChatModel, ModelError
 from dotenv import load_dotenv
 from memory import Memory, StorageError
 from retrieval import Library, load
-from transcript import show_evidence, show_message, show_session, show_sources
+from transcript import show_answer, show_evidence, show_message, show_session
 
 SHOWN = 10  # messages shown when a session is resumed
 NAME_LENGTH = 80
@@ -40,7 +40,7 @@ def ask(memory: Memory, options: argparse.Namespace) -> None:
         raise UsageError("the question is empty")
     chatbot = _chatbot(memory, options.paths)
     session_id = _session_id(memory, options.session) if options.session else _start(memory, question)
-    _answer(chatbot, session_id, question)
+    show_answer(chatbot.answer(session_id, question))
     print(f"\nsession {session_id}")
 
 
@@ -56,7 +56,7 @@ def chat(memory: Memory, options: argparse.Namespace) -> None:
         if question:
             session_id = session_id or _start(memory, question)
             try:
-                _answer(chatbot, session_id, question)
+                show_answer(chatbot.answer(session_id, question))
             except ModelError as error:
                 _complain(str(error))
     if session_id:
@@ -121,12 +121,6 @@ def _start(memory: Memory, question: str) -> str:
     return str(memory.create_session(name[:NAME_LENGTH] or "Chat")["id"])
 
 
-def _answer(chatbot: Chatbot, session_id: str, question: str) -> None:
-    message = chatbot.answer(session_id, question)
-    print(message["content"])
-    show_sources(message)
-
-
 def _read() -> str | None:
     try:
         line = input("> ")
@@ -157,8 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     asking = command(ask, "answer one question")
-    chatting = command(chat, "answer questions until Ctrl-D")
-    for subparser in (asking, chatting):
+    for subparser in (asking, command(chat, "answer questions until Ctrl-D")):
         subparser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a folder of documents, or a file")
         subparser.add_argument("--session", help="continue this session; `last` is the one used last")
     asking.add_argument("question", metavar="QUESTION")
@@ -185,6 +178,7 @@ def main() -> int:
     try:
         with Memory.from_environment(announce=_complain) as memory:
             options.run(memory, options)
+        sys.stdout.flush()
     except (UsageError, StorageError, ModelError) as error:
         _complain(str(error))
         return 1

@@ -18,7 +18,8 @@ def show_message(message: JSON) -> None:
     print(f"\n#{message['seq']} {message['sender']}, {_when(message['created_at'])}\n{text}")
 
 
-def show_sources(message: JSON) -> None:
+def show_answer(message: JSON) -> None:
+    print(message["content"])
     for document in _documents(message["context"]):
         if document.get("cited"):
             print(f"    [{document.get('rank')}] {_place(document)}")

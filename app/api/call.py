@@ -45,7 +45,8 @@ class CallContext:
 
 def _documented(
     x_user_id: Annotated[
-        str | None, Header(description="Narrows the call to this user's sessions: any other is a 404.")
+        str | None,
+        Header(alias="X-User-Id", description="Narrows the call to this user's sessions: any other is a 404."),
     ] = None,
 ) -> None:
     """Never called: binding.py makes the CallContext, and this puts the header into OpenAPI."""
@@ -56,14 +57,18 @@ Call = Annotated[CallContext, Depends(_documented)]
 
 def _documented_conditions(
     if_match: Annotated[
-        str | None, Header(description='The revision the session must have, as its ETag: `"7"`. Else 412.')
+        str | None,
+        Header(alias="If-Match", description='The revision the session must have, as its ETag: `"7"`. Else 412.'),
     ] = None,
 ) -> None: ...
 
 
 def _documented_key(
     idempotency_key: Annotated[
-        str | None, Header(description="Makes a repeat of this call a replay; 1-255 visible ASCII characters.")
+        str | None,
+        Header(
+            alias="Idempotency-Key", description="Makes a repeat of this call a replay; 1-255 visible ASCII characters."
+        ),
     ] = None,
 ) -> None: ...
 

@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from app import VERSION
 from app.api.problems import problem_schema
+from app.models import EXAMPLES
 
 ASSETS = Path(fastapi_swagger.__file__).parent / "resources"
 
@@ -61,6 +62,9 @@ def schema(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title="RAG Chat Storage", version=VERSION, description=_ABOUT, routes=app.routes, tags=_TAGS
         )
-        document["components"]["schemas"]["Problem"] = problem_schema()
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = problem_schema()
+        for noun, example in EXAMPLES.items():
+            schemas[noun]["example"] = example
         app.openapi_schema = document
     return app.openapi_schema

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
@@ -81,6 +82,14 @@ def _object(value: Any, info: ValidationInfo) -> Json:
     return _json(value, _limits(info).max_metadata_bytes)
 
 
+def _value(json: Json | None) -> Any:
+    return json and json.value
+
+
+def no_metadata() -> Json:
+    return EMPTY_OBJECT
+
+
 def _json(value: Any, limit: int) -> Json:
     text = strict_json.dumps(value)
     _check_size(text, limit)
@@ -109,9 +118,14 @@ UserId = Annotated[str, Field(min_length=1, max_length=255)]
 Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_no_control)]
 Sender = Annotated[str, Field(min_length=1, max_length=64)]
 Content = Annotated[str, AfterValidator(_content)]
-Context = Annotated[Json | None, PlainValidator(_any_json), WithJsonSchema({"description": "Any JSON value."})]
+Context = Annotated[
+    Json | None, PlainValidator(_any_json), PlainSerializer(_value), WithJsonSchema({"description": "Any JSON value."})
+]
 Metadata = Annotated[
-    Json, PlainValidator(_object), WithJsonSchema({"type": ["object", "null"], "additionalProperties": True})
+    Json,
+    PlainValidator(_object),
+    PlainSerializer(_value),
+    WithJsonSchema({"type": ["object", "null"], "additionalProperties": True}),
 ]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Limit = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=100)]

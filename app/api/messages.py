@@ -41,6 +41,12 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
+def _in_openapi(schema: dict[str, Any]) -> None:
+    schema["example"] = _EXAMPLE
+    schema["required"].remove("sender")
+    schema["anyOf"] = [{"required": ["sender"]}, {"required": ["role"]}]
+
+
 class NewMessage(fields.Body):
     """`role` is another name for `sender`. `context` is what was retrieved for an answer: any JSON value."""
 
@@ -49,10 +55,10 @@ class NewMessage(fields.Body):
     role: fields.Sender | None = None
     content: fields.Content
     context: fields.Context = None
-    metadata: fields.Metadata = strict_json.EMPTY_OBJECT
+    metadata: fields.Metadata = Field(default_factory=fields.no_metadata)
     created_at: fields.Moment | None = None
 
-    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+    model_config = ConfigDict(json_schema_extra=_in_openapi)
 
     @model_validator(mode="before")
     @classmethod

@@ -29,7 +29,7 @@ class NewSession(fields.Body):
     user_id: fields.UserId | None = None
     name: fields.Name | None = None
     is_favorite: bool = False
-    metadata: fields.Metadata = strict_json.EMPTY_OBJECT
+    metadata: fields.Metadata = Field(default_factory=fields.no_metadata)
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
@@ -117,7 +117,7 @@ class SessionChanges(fields.Body):
 
     name: fields.Name | None = None
     is_favorite: bool = False
-    metadata: fields.Metadata = strict_json.EMPTY_OBJECT
+    metadata: fields.Metadata = Field(default_factory=fields.no_metadata)
 
     model_config = ConfigDict(json_schema_extra={"example": {"name": "Leave, 2027", "is_favorite": True}})
 

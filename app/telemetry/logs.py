@@ -134,7 +134,8 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _access(record: logging.LogRecord) -> Iterable[str]:
-    return (str(getattr(record, field)) for field in FIELDS if hasattr(record, field))
+    units = {"duration_ms": "ms"}
+    return (f"{getattr(record, field)}{units.get(field, '')}" for field in FIELDS if hasattr(record, field))
 
 
 def _frames(record: logging.LogRecord) -> str:
