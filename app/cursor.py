@@ -32,7 +32,8 @@ def unpack(binding: object, cursor: str) -> tuple[datetime, UUID]:
     except (binascii.Error, ValueError):
         raw = b""
     position, digest = raw[:-_DIGEST], raw[-_DIGEST:]
-    if len(raw) != _LENGTH or digest != _digest(binding, position):
+    foreign_alphabet = "+" in cursor or "/" in cursor  # b64decode takes both
+    if foreign_alphabet or len(raw) != _LENGTH or digest != _digest(binding, position):
         raise Invalid(Fault("query", "cursor", "invalid_cursor", "is damaged, or belongs to a list with other filters"))
     microseconds = int.from_bytes(position[:8], "big", signed=True)
     return _EPOCH + timedelta(microseconds=microseconds), UUID(bytes=position[8:])

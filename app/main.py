@@ -65,7 +65,7 @@ def _middleware(chosen: Settings, keyring: Keyring, table: MethodTable) -> list[
     cors = Middleware(
         CORSMiddleware,
         allow_origins=chosen.cors_origins,
-        allow_methods=("GET", "POST", "PUT", "DELETE"),
+        allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
         allow_headers=("*",),
         expose_headers=_EXPOSED,
     )

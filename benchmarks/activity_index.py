@@ -336,6 +336,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 rounds: shows that it runs, proves nothing")
     parser.add_argument("--rounds", type=int, default=21)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing stays behind
     rounds = 3 if arguments.quick else arguments.rounds
     home = Path(tempfile.mkdtemp(prefix="activity-index-"))
     postgres = None

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import httpx
 from memory import JSON, Memory
-from retrieval import NEW_UNIT, RETRIEVER, SENTENCE_END, Hit, Library, Ranking
+from retrieval import CODE, NEW_UNIT, RETRIEVER, SENTENCE_END, Hit, Library, Ranking
 
 RETRIEVED = 8  # chunks kept as the evidence of an answer
 IN_PROMPT = 4  # the best of them, from which it is made
@@ -23,7 +23,6 @@ INSTRUCTION = (
     "Answer the last question from the numbered passages alone. After each sentence put the number of the passage it "
     "rests on, like [1]. If the passages do not answer the question, say so."
 )
-CODE = ("```", "~~~")
 
 
 class Turn(NamedTuple):

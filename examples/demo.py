@@ -51,7 +51,7 @@ def main() -> int:
     try:
         questions = _questions_about(paths) if paths else QUESTIONS
         with tempfile.TemporaryDirectory(prefix="rag-chat-demo-") as home, service(Path(home)) as environment:
-            converse(environment, [os.path.relpath(path) for path in paths or _own_documents()], questions)
+            converse(environment, [os.path.relpath(path) for path in paths or own_documents()], questions)
             check(environment, questions)
     except (DemoError, StorageError) as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -66,7 +66,7 @@ def say(progress: str) -> None:
     print(f"\n== {progress}", flush=True)
 
 
-def _own_documents() -> list[Path]:
+def own_documents() -> list[Path]:
     return [path for path in (ROOT / "docs", ROOT / "README.md") if path.exists()]
 
 
@@ -148,8 +148,14 @@ def converse(environment: Environment, paths: Sequence[str], questions: Sequence
 
 def bot(environment: Environment, *arguments: str, typed: str = "") -> None:
     print(f"\n$ python examples/rag_bot.py {shlex.join(arguments)}", flush=True)
-    command = [sys.executable, str(ROOT / "examples" / "rag_bot.py"), *arguments]
-    done = subprocess.run(command, env=environment, input=typed, text=True, check=False)  # noqa: S603 - our own
+    done = subprocess.run(  # noqa: S603 - the command is our own
+        [sys.executable, str(ROOT / "examples" / "rag_bot.py"), *arguments],
+        env=environment,
+        input=typed,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the demo, which ends the command itself
+        check=False,
+    )
     if done.returncode:
         raise DemoError(f"`{arguments[0]}` ended with status {done.returncode}")
 

@@ -25,7 +25,7 @@ class Block(NamedTuple):
 
 
 def text_blocks(source: str) -> Iterator[Block]:
-    yield from (Block(0, part.strip("\n")) for part in re.split(r"\n\s*\n", source) if part.strip())
+    yield from (Block(0, part.lstrip("\n").rstrip()) for part in re.split(r"\n\s*\n", source) if part.strip())
 
 
 def markdown_blocks(source: str) -> Iterator[Block]:
@@ -48,11 +48,12 @@ def markdown_blocks(source: str) -> Iterator[Block]:
 
 
 def _until_closed(lines: Iterator[str], fence: str) -> Iterator[str]:
-    """The rest of a code block: blank lines and # comments in it are code, not structure."""
+    """The rest of a code block, closed even where the file is not: blank lines and # comments in it are code."""
     for line in lines:
-        yield line
         if line.strip().startswith(fence):
-            return
+            break
+        yield line
+    yield fence
 
 
 def html_blocks(source: str) -> Iterator[Block]:

@@ -148,7 +148,7 @@ def _explain(response: httpx.Response) -> str:
         return f"the service refused the key ({status}): set API_KEY (environment or ./.env) to the one it runs with"
     if status == HTTPStatus.NOT_FOUND and problem:
         return f"there is no such session ({status}): `python examples/rag_bot.py sessions` lists them"
-    detail = problem.get("detail") or "no reason given"
+    detail = str(problem.get("detail", "no reason given")).rstrip(".")
     return f"the service answered {status} {problem.get('code', response.reason_phrase)}: {detail}"
 
 

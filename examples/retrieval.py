@@ -27,7 +27,9 @@ WORD = r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]{2,}"
 # A list item, a quotation or a table row begins a new unit; any other end of line within a paragraph means nothing.
 NEW_UNIT = re.compile(r"\n(?=\s*(?:[-*+>]\s|\d+[.)]\s|\|))")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|(?<=[。！？])")  # noqa: RUF001 - full-width marks are meant
-CUTTING_PLACES = (NEW_UNIT, SENTENCE_END, re.compile("\n"), re.compile(" "))
+LINE_END = re.compile("\n")
+SPACE = re.compile(" ")
+CODE = ("```", "~~~")  # what a block of code begins and ends with
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,25 @@ def _pack(paragraphs: Iterable[str]) -> Iterator[tuple[str, ...]]:
         yield tuple(packed)
 
 
-def _pieces(paragraph: str) -> Iterator[str]:
-    """Cuts a huge paragraph where it hurts least, and within a word only if there is no other way."""
+def _pieces(paragraph: str) -> list[str]:
+    """Cuts a huge paragraph where it hurts least. The pieces of a code block are code blocks again."""
+    if len(paragraph) <= LONGEST_PARAGRAPH:
+        return [paragraph]
+    if not paragraph.lstrip().startswith(CODE):
+        return list(_cut(paragraph, (NEW_UNIT, SENTENCE_END, LINE_END, SPACE)))
+    opening, *lines, closing = paragraph.split("\n")
+    return [f"{opening}\n{piece}\n{closing}" for piece in _cut("\n".join(lines), (LINE_END, SPACE))]
+
+
+def _cut(text: str, places: Sequence[re.Pattern[str]]) -> Iterator[str]:
     start = 0
-    while len(paragraph) - start > LONGEST_PARAGRAPH:
+    while len(text) - start > CHUNK_SIZE:
         middle, end = start + CHUNK_SIZE // 2, start + CHUNK_SIZE
-        cuts = ([match.end() for match in place.finditer(paragraph, middle, end)] for place in CUTTING_PLACES)
+        cuts = ([match.end() for match in place.finditer(text, middle, end)] for place in places)
         end = next((cut[-1] for cut in cuts if cut), end)
-        yield paragraph[start:end].strip()
+        yield text[start:end].rstrip()
         start = end
-    yield paragraph[start:].strip()
+    yield text[start:].rstrip()
 
 
 class Ranking:

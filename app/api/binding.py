@@ -81,8 +81,11 @@ class _NoQuery(BaseModel, extra="forbid"):
 
 
 def _id(request: Request, name: str, found: list[Fault]) -> Any:
-    value = ids.parse(request.path_params[name])
-    if value is None:
+    sent = request.path_params[name]
+    value = ids.parse(sent)
+    if not strict_json.is_storable(sent):
+        found.append(Fault("path", name, "unstorable_text", "holds U+0000"))
+    elif value is None:
         found.append(Fault("path", name, "uuid", "must be a UUID of 36 characters"))
     return value
 
@@ -98,20 +101,25 @@ def _query_model(request: Request, model: type[BaseModel], found: list[Fault]) -
 
 def _query(raw: bytes, found: list[Fault]) -> dict[str, str]:
     values: dict[str, str] = {}
-    for pair in raw.split(b"&"):
-        if not pair:
-            continue
-        try:
-            name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in pair.partition(b"="))
-        except UnicodeDecodeError:
-            found.append(Fault("query", "", "unstorable_text", "is not UTF-8"))
-            continue
-        if name in values:
-            found.append(Fault("query", name, "repeated", "may be given once"))
-        elif not strict_json.is_storable(name + value):
-            found.append(Fault("query", name.partition("\0")[0], "unstorable_text", "holds U+0000"))
-        values[name] = value
+    for pair in filter(None, raw.split(b"&")):
+        name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")) for part in pair.partition(b"="))
+        field = _text(name) or ""
+        text = _text(value)
+        if text is None or _text(name) is None:
+            found.append(Fault("query", field, "unstorable_text", "holds U+0000 or is not UTF-8"))
+        if field in values:
+            found.append(Fault("query", field, "repeated", "may be given once"))
+        values[field] = text or ""
     return values
+
+
+def _text(raw: bytes) -> str | None:
+    """The text in `raw`; None where it is not UTF-8 or cannot be stored."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if strict_json.is_storable(text) else None
 
 
 def _body_model(
@@ -138,12 +146,15 @@ async def read_body(request: Request) -> bytes:
     """The body, in bounded memory. Raises UnsupportedMediaType and BodyTooLarge before it is read or while it is."""
     length = request.headers.get("content-length", "0")
     limit = request.app.state.settings.max_body_bytes
-    if length != "0" or "transfer-encoding" in request.headers:
+    if length != "0":
         _check_media_type(request)
     if int(length[:20]) > limit:
         raise BodyTooLarge(limit)
-    chunks, size = [], 0
+    chunks: list[bytes] = []
+    size = 0
     async for chunk in request.stream():
+        if chunk and not chunks:
+            _check_media_type(request)  # a chunked body shows only now that it is one
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(limit)

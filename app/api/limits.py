@@ -12,9 +12,8 @@ from math import ceil
 
 import limits
 from slowapi import Limiter
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.addresses import bucket
 from app.api.caller import is_open
@@ -45,16 +44,10 @@ class RateLimit:
             return
         client = client_address(Request(scope))
         accepted = self._window.hit(self._item, client)
-        headers = self._headers(client)
+        headers = scope["state"]["headers"] = self._headers(client)
         if not accepted:
-            raise RateLimited(self._limit, {**headers, "Retry-After": headers["RateLimit-Reset"]})
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
+            raise RateLimited(self._limit, {"Retry-After": headers["RateLimit-Reset"]})
+        await self._app(scope, receive, send)
 
     def _headers(self, client: str) -> Mapping[str, str]:
         reset, remaining = self._window.get_window_stats(self._item, client)

@@ -104,7 +104,7 @@ class Shown(fields.Query):
     responses={
         200: {"model": Message, "description": "A replay: the message as it is now", "headers": ETAG | REPLAYED},
         201: {"headers": ETAG | LOCATION},
-        **responses(400, 404, 409, 412, 413, 415),
+        **responses(404, 409, 412, 413, 415, 507),
     },
     dependencies=[CONDITIONAL, IDEMPOTENT],
 )

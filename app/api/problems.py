@@ -86,7 +86,7 @@ _SMALL_BODY = 64 * 1024
 def _unread_body_is_large(request: Request, problem: Problem) -> bool:
     if problem.status not in (401, 403, 404, 405, 413, 415, 429, 503):  # those that come before the body is read
         return False
-    if "transfer-encoding" in request.headers:
+    if problem.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or "transfer-encoding" in request.headers:
         return True
     length = request.headers.get("content-length", "0")
     return not length.isdigit() or int(length[:20]) > _SMALL_BODY

@@ -61,7 +61,7 @@ _NOTHING = NewSession()
     responses={
         200: {"model": Session, "description": "A replay: the session as it is now", "headers": ETAG | REPLAYED},
         201: {"headers": ETAG | LOCATION},
-        **responses(400, 409, 413, 415),
+        **responses(409, 413, 415, 507),
     },
     dependencies=[IDEMPOTENT],
 )
@@ -132,7 +132,7 @@ class SessionChanges(fields.Body):
     operation_id="updateSession",
     summary="Rename, favorite or describe a session",
     response_model=Session,
-    responses={200: {"headers": ETAG}, **responses(400, 404, 412, 413, 415)},
+    responses={200: {"headers": ETAG}, **responses(404, 412, 413, 415, 507)},
     dependencies=[CONDITIONAL],
 )
 async def update(call: Call, session_id: fields.PathId, body: SessionChanges) -> Response:
@@ -148,7 +148,7 @@ async def update(call: Call, session_id: fields.PathId, body: SessionChanges) ->
     operation_id="deleteSession",
     summary="Delete a session and its messages",
     status_code=204,
-    responses=responses(400, 404, 412),
+    responses=responses(404, 412),
     dependencies=[CONDITIONAL],
 )
 async def delete(call: Call, session_id: fields.PathId) -> Response:

@@ -102,13 +102,13 @@ class Cluster(NamedTuple):
     def status(self) -> str:
         """`starting`, `ready` or `stopping`, if PostgreSQL runs and the keeper started it; else empty."""
         lines = _lines(self.postmaster_pid)
-        ours = lines[:1] == _lines(self.root / "run/postgres")
+        ours = _lines(self.root / "run/postgres") in ([], lines[:1])  # empty while the keeper is about to write it
         return lines[7].strip() if ours and len(lines) > 7 else ""  # noqa: PLR2004 - LOCK_FILE_LINE_PM_STATUS
 
-    def postmaster(self, file: Path) -> int | None:
-        """The process whose number `file` begins with, if it lives and is a PostgreSQL of this cluster."""
+    def postmaster(self) -> int | None:
+        """The process that postmaster.pid names, if it lives and is a PostgreSQL of this cluster, ours or not."""
         try:
-            pid = int(_lines(file)[0])
+            pid = int(_lines(self.postmaster_pid)[0])
             if sys.platform != "linux":
                 os.kill(max(pid, 1), 0)
                 return pid

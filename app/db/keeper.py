@@ -26,7 +26,7 @@ PORT = 5432
 STARTED_IN_VAIN = 1
 
 _SOURCES = Path(__file__).parents[2]
-_COMPLAINT = re.compile(r"(?:FATAL:|PANIC:|initdb: error:|postgres:|\w+Error:) +(.+)")
+_COMPLAINT = re.compile(r"(?:(?:FATAL|PANIC|error|\w+Error): +|^(?:initdb|postgres): (?=could))(.+)", re.MULTILINE)
 
 
 class Keeper:
@@ -42,7 +42,6 @@ class Keeper:
             if self._alone.is_set():
                 _remove_runtime_directory(self._cluster)
                 return 0
-            os.ftruncate(held, 0)
             postgres = self._start(held)
             if postgres is None:
                 return STARTED_IN_VAIN
@@ -57,7 +56,7 @@ class Keeper:
         self._cluster.lock("clients")  # kept until the keeper ends: meanwhile newcomers wait
         self._alone.set()
         while True:
-            if (pid := self._cluster.postmaster(self._cluster.root / "run/postgres")) is not None:
+            if self._cluster.status() and (pid := self._cluster.postmaster()) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGINT)  # fast shutdown; again, as the first may come before its handler
             time.sleep(0.1)
@@ -84,6 +83,7 @@ class Keeper:
             "log_error_verbosity": "terse",  # a DETAIL quotes values
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        os.ftruncate(held, 0)
         return account.start("postgres", "-D", str(cluster.data.resolve()), *options, keep=held)
 
 
@@ -129,7 +129,7 @@ def _remove(unfinished: Path) -> None:
 
 def _clear(cluster: Cluster, account: Account) -> None:
     """Remove what a PostgreSQL that was killed left behind: the lock says that none lives, whatever the pid says."""
-    if (pid := cluster.postmaster(cluster.postmaster_pid)) is not None:
+    if (pid := cluster.postmaster()) is not None:
         raise Refusal(f"process {pid} already runs PostgreSQL there, started by other means: stop it first")
     socket = cluster.socket_dir / f".s.PGSQL.{PORT}"
     for stale in (cluster.postmaster_pid, socket, socket.with_name(f"{socket.name}.lock")):

@@ -129,6 +129,8 @@ def _translated() -> Iterator[None]:
 _BY_SQLSTATE: dict[str, Callable[[], Problem]] = {
     "08": DatabaseUnavailable,  # connection exceptions
     "57P": DatabaseUnavailable,  # shutting down, starting up
+    "28": DatabaseUnavailable,  # the role was locked out
+    "3D": DatabaseUnavailable,  # the database was dropped
     "53": DatabaseUnavailable,  # out of connections or memory
     "25006": DatabaseUnavailable,  # read-only: a demoted primary
     "53100": DiskFull,

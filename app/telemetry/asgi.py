@@ -31,7 +31,8 @@ class Telemetry:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         logs.request_id.set(request_id)
         no_store = scope["path"].startswith("/chat/")
         status = 500
@@ -43,6 +44,7 @@ class Telemetry:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
+                headers.update(state.get("headers", {}))  # what a layer within wants on every answer, errors too
                 if no_store:
                     headers["Cache-Control"] = "no-store"
             await send(message)

@@ -1,429 +1,34 @@
 """examples/: the chatbot that uses the service as its memory, and the demo that shows both."""
 
-import contextlib
-import email.utils
 import io
-import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
-from uuid import UUID, uuid4
+from typing import Any, Protocol
+from uuid import uuid4
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-sys.path.append(str(EXAMPLES))  # they are programs, not a package: each finds its neighbours beside it
+from app.tests.rag_bot import EXAMPLES  # before the next, which it makes importable
 
-import demo  # noqa: E402 - found through the line above
-import rag_bot  # noqa: E402
-from answers import NOTHING_FOUND, ChatModel, ModelError, Turn, evidence, extract  # noqa: E402
-from memory import Memory, StorageError  # noqa: E402
-from retrieval import LONGEST_PARAGRAPH, Chunk, Hit, Library, load  # noqa: E402
+# isort: split
+import demo
+import rag_bot
+from memory import Memory
+from retrieval import Library, load
 
-GUIDE = """---
-draft: true
----
-# The Guide
-
-Welcome to the guide.
-
-## Installing
-
-Run the installer:
-
-```bash
-# not a heading
-
-./install --prefix /opt
-```
-
-### On Windows
-
-Use the **setup** program.
-
-Cleaning up
------------
-
-Sessions are kept for thirty days. A session that is a favorite is kept for ever.
-"""
-
-PAGE = """<!doctype html><html><head><title>Manual</title><style>p { color: red }</style></head>
-<body><nav><a href="/">Home</a></nav><h1>Gears &amp; Wheels</h1><p>Gears turn
-   <em>slow</em>ly.<br>Wheels do not.<script>alert("never shown")</script>
-<h2>Oil</h2><ul><li>use oil</li><li>use <code>RATE_LIMIT</code></li></ul><pre>
-a = 1
-  b = 2
-</pre><table><tr><th>Part</th><td>Price</td></tr></table><p>The last words"""
+from app.tests.rag_bot.answering import Reply, answering, completion
+from app.tests.rag_bot.documents import write_documents
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "manual"
-    folder.mkdir()
-    (folder / "guide.md").write_text(GUIDE)
-    (folder / "page.html").write_text(PAGE)
-    return folder
-
-
-def read(folder: Path, name: str, source: str) -> list[Chunk]:
-    (folder / name).write_text(source, encoding="utf-8")
-    return load([folder / name]).chunks
-
-
-# Splitting
-
-
-def test_markdown_is_split_at_its_headings(folder: Path) -> None:
-    chunks = load([folder / "guide.md"]).chunks
-    assert [(chunk.heading, chunk.paragraphs) for chunk in chunks] == [
-        ("", ("Welcome to the guide.",)),
-        ("Installing", ("Run the installer:", "```bash\n# not a heading\n\n./install --prefix /opt\n```")),
-        ("Installing > On Windows", ("Use the **setup** program.",)),
-        ("Cleaning up", ("Sessions are kept for thirty days. A session that is a favorite is kept for ever.",)),
-    ]
-    assert {(chunk.document_id, chunk.title) for chunk in chunks} == {("guide.md", "The Guide")}
-
-
-def test_html_is_read_as_a_reader_sees_it(folder: Path) -> None:
-    chunks = load([folder / "page.html"]).chunks
-    assert [(chunk.title, chunk.heading, chunk.paragraphs) for chunk in chunks] == [
-        ("Manual", "Gears & Wheels", ("Gears turn slowly. Wheels do not.",)),
-        (
-            "Manual",
-            "Gears & Wheels > Oil",
-            ("- use oil", "- use RATE_LIMIT", "```\na = 1\n  b = 2\n```", "Part Price", "The last words"),
-        ),
-    ]
-
-
-def test_paragraphs_are_packed_into_chunks_of_about_600_characters(tmp_path: Path) -> None:
-    paragraphs = [f"Paragraph {number} " + "word " * 40 for number in range(20)]
-    chunks = read(tmp_path, "long.txt", "\n\n".join(paragraphs))
-    assert [paragraph for chunk in chunks for paragraph in chunk.paragraphs] == [text.strip() for text in paragraphs]
-    assert {len(chunk.paragraphs) for chunk in chunks} == {2}
-
-
-@pytest.mark.parametrize(
-    ("paragraph", "piece"),
-    [
-        (" ".join(f"One sentence follows {number}." for number in range(400)), r"One [^\0]*\."),
-        ("\n".join(f"- item {number} of a list" for number in range(400)), r"- item [^\0]*of a list"),
-        ("".join(f"日本語の文章{number}。" for number in range(1_000)), "日[^\0]*。"),
-        (" ".join(f"word{number}" for number in range(2_000)), r"word\d[^\0]*\d"),
-        ("".join(f"{number:05}" for number in range(2_000)), r"\d+"),
-    ],
-    ids=["sentences", "list", "no spaces", "no sentences", "no words"],
-)
-def test_a_huge_paragraph_is_cut_where_it_hurts_least(tmp_path: Path, paragraph: str, piece: str) -> None:
-    pieces = [part for chunk in read(tmp_path, "huge.md", paragraph) for part in chunk.paragraphs]
-    assert "".join("".join(pieces).split()) == "".join(paragraph.split())
-    assert max(map(len, pieces)) <= LONGEST_PARAGRAPH
-    assert all(re.fullmatch(piece, part) for part in pieces)
-
-
-def test_what_is_no_text_is_left_out_and_said(folder: Path) -> None:
-    (folder / "empty.md").write_bytes(b"")
-    (folder / "latin.txt").write_bytes("Küche".encode("latin-1"))
-    (folder / "binary.txt").write_bytes(b"text\0text")
-    (folder / "logo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0")
-    (folder / ".git").mkdir()
-    (folder / ".git" / "description.txt").write_text("Hidden")
-    corpus = load([folder])
-    assert {chunk.document_id for chunk in corpus.chunks} == {"manual/guide.md", "manual/page.html"}
-    assert corpus.skipped == ["manual/binary.txt: a binary file", "manual/latin.txt: not UTF-8 text"]
-
-
-def test_a_byte_order_mark_and_windows_line_ends_change_nothing(folder: Path) -> None:
-    plain = load([folder / "guide.md"])
-    (folder / "guide.md").write_bytes(b"\xef\xbb\xbf" + GUIDE.replace("\n", "\r\n").encode())
-    assert load([folder / "guide.md"]) == plain
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
-def test_a_file_name_that_is_not_utf8_makes_an_id_that_can_be_stored(folder: Path) -> None:
-    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("Coffee")
-    assert "manual/caf�.txt" in {chunk.document_id for chunk in load([folder]).chunks}
-
-
-def test_chunk_ids_survive_an_edit_elsewhere_in_the_document(folder: Path) -> None:
-    before = {chunk.chunk_id for chunk in load([folder]).chunks}
-    (folder / "guide.md").write_text(GUIDE.replace("Welcome to the guide.", "Hello.\n\n## New\n\nA new section."))
-    after = {chunk.chunk_id for chunk in load([folder]).chunks}
-    assert len(before) == 6
-    assert len(before - after) == 1
-    assert len(after - before) == 2
-
-
-def test_equal_passages_of_two_documents_are_two_chunks_and_of_one_document_one(tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text("The same words.")
-    (tmp_path / "two.md").write_text("# A\nThe same words.\n# A\nThe same words.")
-    ids = [(chunk.document_id.rpartition("/")[2], chunk.chunk_id) for chunk in load([tmp_path]).chunks]
-    assert [document_id for document_id, _ in ids] == ["one.txt", "two.md"]
-    assert len({chunk_id for _, chunk_id in ids}) == 2
-
-
-# Ranking
-
-
-def search(folder: Path, question: str) -> list[Hit]:
-    return Library(load([folder]).chunks).search(question, limit=8)
-
-
-@pytest.mark.parametrize(
-    ("question", "heading"),
-    [
-        ("How long is a session kept?", "Cleaning up"),
-        ("what is a FAVORITES session", "Cleaning up"),
-        ("Do I need oil?", "Gears & Wheels > Oil"),
-        ("rate limit", "Gears & Wheels > Oil"),
-        ("setup on windows", "Installing > On Windows"),
-    ],
-)
-def test_the_chunk_that_answers_is_ranked_first(folder: Path, question: str, heading: str) -> None:
-    hits = search(folder, question)
-    assert hits[0].chunk.heading == heading
-    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert all(hit.score > 0 for hit in hits)
-
-
-@pytest.mark.parametrize("question", ["zeppelin", "what is the", "", "?!"])
-def test_a_question_without_a_known_word_finds_nothing(folder: Path, question: str) -> None:
-    assert search(folder, question) == []
-
-
-@pytest.mark.parametrize(
-    ("source", "question"),
-    [
-        ("Привет, мир", "ПРИВЕТ"),
-        ("Cafe\u0301 au lait", "caf\u00e9"),
-        ("東京は日本の首都です", "首都はどこ"),
-        ("Der Fluß ist tief", "fluß"),
-    ],
-)
-def test_other_scripts_are_found(folder: Path, source: str, question: str) -> None:
-    (folder / "other.txt").write_text(source, encoding="utf-8")
-    assert search(folder, question)[0].chunk.document_id == "manual/other.txt"
-
-
-@pytest.mark.parametrize("source", ["", "?!", "the and of"])
-def test_a_corpus_without_words_is_searched_in_vain(tmp_path: Path, source: str) -> None:
-    (tmp_path / "empty.txt").write_text(source)
-    assert search(tmp_path, "anything") == []
-
-
-# Answering
-
-
-def test_the_answer_quotes_the_best_sentence_and_names_its_chunk(folder: Path) -> None:
-    hits = search(folder, "For how long is a session that is a favorite kept?")
-    answer = extract("For how long is a session that is a favorite kept?", hits)
-    assert "A session that is a favorite is kept for ever. [1]" in answer.text
-    assert answer.cited == {1}
-
-
-def test_a_block_of_code_is_quoted_with_the_line_that_announces_it(folder: Path) -> None:
-    hits = search(folder, "How do I run the installer?")
-    answer = extract("How do I run the installer?", hits)
-    assert answer.text == "Run the installer:\n```bash\n# not a heading\n\n./install --prefix /opt\n```\n[1]"
-
-
-def test_what_a_colon_announces_is_quoted_with_it_or_not_at_all(tmp_path: Path) -> None:
-    source = "To stop it:\n\n- press the button\n- wait\n\nAlways stop it like this:"
-    (tmp_path / "stop.md").write_text(source)
-    answer = extract("How do I stop it?", search(tmp_path, "stop"))
-    assert answer.text == "To stop it:\n- press the button [1]"
-
-
-def test_a_question_that_finds_nothing_is_answered_so(folder: Path) -> None:
-    assert extract("zeppelin", search(folder, "zeppelin")) == (NOTHING_FOUND, frozenset())
-
-
-def test_evidence_has_the_shape_of_the_contract(folder: Path) -> None:
-    question = "installer guide session oil gears setup"
-    hits = search(folder, question)
-    answer = extract(question, hits[:4])
-    found = evidence(question, hits, answer, 1.5)
-    assert (found["query"], found["latency_ms"], found["retriever"]["name"]) == (question, 1.5, "bm25s")
-    assert re.fullmatch(r"\d+\.\d+.*", found["retriever"]["version"])
-    first = found["documents"][0]
-    assert list(first) == ["document_id", "chunk_id", "title", "text", "score", "rank", "in_prompt", "cited"]
-    assert first["text"] == hits[0].chunk.text
-    assert [document["in_prompt"] for document in found["documents"]] == [True, True, True, True, False, False]
-    assert {document["rank"] for document in found["documents"] if document["cited"]} == answer.cited != set()
-    assert json.loads(json.dumps(found)) == found
-
-
-# A real HTTP server that stands for whatever answers at the other end.
-
-
-class Received(NamedTuple):
-    method: str
-    path: str
-    headers: Message  # looked up in any case
-    body: Any
-
-
-class Reply(NamedTuple):
-    status: int
-    headers: Mapping[str, str] = MappingProxyType({})
-    body: bytes = b"{}"
-
-
-LOST = Reply(0)  # the connection ends without an answer
-
-
-@contextlib.contextmanager
-def answering(*replies: Reply) -> Iterator[tuple[str, list[Received]]]:
-    """A server that gives these replies in turn, the last one for ever. Yields its address and what it received."""
-    received: list[Received] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            received.append(Received(self.command, self.path, self.headers, json.loads(body or b"null")))
-            reply = replies[min(len(received), len(replies)) - 1]
-            if reply is LOST:
-                return
-            self.send_response(reply.status)
-            for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(reply.body)
-
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names the base class looks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", received
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-PROBLEM = {"status": 429, "code": "rate_limited", "detail": "over 10 per 1 minute (RATE_LIMIT)"}
-STORED = Reply(201, body=b'{"id": "m1"}')
-
-
-def busy(status: int, retry_after: str | None) -> Reply:
-    headers = {} if retry_after is None else {"Retry-After": retry_after}
-    return Reply(status, headers, json.dumps({**PROBLEM, "status": status}).encode())
-
-
-def in_two_seconds() -> str:
-    return email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-
-
-# The memory
-
-
-@pytest.mark.parametrize(
-    ("first", "shortest_wait"),
-    [
-        (lambda: busy(429, "1"), 1.0),
-        (lambda: busy(503, in_two_seconds()), 0.9),  # a date has whole seconds
-        (lambda: busy(503, "soon"), 1.0),
-        (lambda: LOST, 1.0),
-    ],
-    ids=["seconds", "date", "neither", "no answer"],
-)
-def test_a_message_is_sent_again_as_it_was_after_the_time_asked_for(
-    first: Callable[[], Reply], shortest_wait: float
-) -> None:
-    said: list[str] = []
-    with answering(first(), STORED) as (url, received), Memory(url, "key", said.append) as memory:
-        started = time.monotonic()
-        assert memory.append("s1", "user", "Hello?") == {"id": "m1"}
-        waited = time.monotonic() - started
-    assert shortest_wait <= waited < shortest_wait + 2
-    assert [request.path for request in received] == ["/chat/sessions/s1/messages"] * 2
-    assert received[0].body == received[1].body
-    assert received[0].body["content"] == "Hello?"
-    assert str(UUID(received[0].body["id"])) == received[0].body["id"]
-    assert len(said) == 1
-    assert "trying again in" in said[0]
-    assert "the same id" in said[0]
-
-
-def test_every_message_has_an_id_of_its_own() -> None:
-    with answering(STORED) as (url, received), Memory(url, "key", print) as memory:
-        memory.append("s1", "user", "Hello?")
-        memory.append("s1", "user", "Hello?")
-    assert received[0].body["id"] != received[1].body["id"]
-
-
-@pytest.mark.parametrize(
-    ("reply", "attempts"), [(busy(429, "0"), 6), (busy(503, "3600"), 1)], ids=["stays busy", "asks for an hour"]
-)
-def test_a_service_that_cannot_be_waited_for_is_given_up(reply: Reply, attempts: int) -> None:
-    with (
-        answering(reply) as (url, received),
-        Memory(url, "key", print) as memory,
-        pytest.raises(StorageError, match=rf"{reply.status} rate_limited: over 10 per 1 minute \(RATE_LIMIT\)"),
-    ):
-        memory.append("s1", "user", "Hello?")
-    assert len(received) == attempts
-    assert len({request.body["id"] for request in received}) == 1
-
-
-# The chat model
-
-
-def completion(text: str | None) -> Reply:
-    return Reply(200, body=json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode())
-
-
-def test_a_chat_model_is_given_the_passages_the_earlier_turns_and_the_question(folder: Path) -> None:
-    hits = search(folder, "How long is a session kept?")[:2]
-    turns = [Turn("user", "Hello"), Turn("assistant", "Hi")]
-    with answering(completion("Thirty days [1], says [7].")) as (url, received):
-        answer = ChatModel(f"{url}/v1/", "secret", "small").answer("How long is a session kept?", hits, turns)
-    assert answer == ("Thirty days [1], says [7].", frozenset({1}))
-    (request,) = received
-    assert (request.path, request.headers["Authorization"]) == ("/v1/chat/completions", "Bearer secret")
-    assert request.body["model"] == "small"
-    system, *conversation = request.body["messages"]
-    assert "[1] The Guide\nCleaning up\n\nSessions are kept for thirty days." in system["content"]
-    assert conversation == [
-        {"role": "user", "content": "Hello"},
-        {"role": "assistant", "content": "Hi"},
-        {"role": "user", "content": "How long is a session kept?"},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (Reply(401), "answered 401: check OPENAI_API_KEY"),
-        (Reply(500), "answered 500"),
-        (Reply(200, body=b"<html>"), "did not answer with a chat completion: check OPENAI_BASE_URL"),
-        (Reply(200, body=b'{"choices": []}'), "did not answer with a chat completion"),
-        (completion(None), "answered without text"),
-        (LOST, "did not answer"),
-    ],
-)
-def test_a_chat_model_that_fails_is_a_one_line_error(reply: Reply, message: str) -> None:
-    with answering(reply) as (url, _), pytest.raises(ModelError) as failure:
-        ChatModel(url, "", "small").answer("Why?", [], [])
-    assert message in str(failure.value)
-    assert "\n" not in str(failure.value)
+    return write_documents(tmp_path)
 
 
 # The command line, as a user runs it
@@ -639,6 +244,11 @@ def test_the_demo_shows_the_stored_history_and_leaves_nothing_behind(folder: Pat
     assert len(re.findall(r"^ +1 +\d+\.\d+  yes    yes    [0-9a-f]{12}  manual/", history, re.MULTILINE)) == 5
     assert "checked: 5 questions, each with its answer" in history
     assert not list(place.iterdir())
+
+
+def test_the_demo_finds_evidence_for_its_questions_in_the_documents_of_this_project() -> None:
+    library = Library(load(demo.own_documents()).chunks)
+    assert [question for question in demo.QUESTIONS if not library.search(question, limit=1)] == []
 
 
 def test_the_demo_fails_where_there_is_nothing_to_read(tmp_path: Path) -> None:

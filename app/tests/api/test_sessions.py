@@ -157,9 +157,7 @@ async def test_null_in_a_put_clears(chat: Chat, field: str, cleared: Any) -> Non
     assert changed == session | {field: cleared, "revision": 2, "updated_at": changed["updated_at"]}
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"name": "Leave"}, {"is_favorite": True, "metadata": {"b": 2, "a": 1}}, {"name": "Leave"}], ids=repr
-)
+@pytest.mark.parametrize("body", [{}, {"name": "Leave"}, {"is_favorite": True, "metadata": {"b": 2, "a": 1}}], ids=repr)
 async def test_a_put_of_what_is_there_already_changes_nothing(chat: Chat, body: dict[str, Any]) -> None:
     session = await chat.create(name="Leave", is_favorite=True, metadata={"a": 1, "b": 2})
     response = await chat.put(path(session), json=body)
