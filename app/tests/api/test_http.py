@@ -1,5 +1,6 @@
 """HTTP itself: request ids, HEAD, methods, redirects, CORS, media types, and the answer of last resort."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,6 @@ EXPOSED = {*RATE, "etag", "location", "retry-after", "idempotent-replayed", "x-r
 ERRORS = [
     ("POST", "/chat/sessions", {"X-API-Key": "wrong"}, 401),
     ("GET", "/no/such/path", {}, 404),
-    ("GET", f"/chat/sessions/{NOBODY}", {}, 404),
     ("PATCH", "/chat/sessions", {}, 405),
     ("POST", "/chat/sessions", {"Content-Type": "text/plain"}, 415),
     ("PUT", f"/chat/sessions/{NOBODY}", {"Content-Type": "application/json"}, 400),
@@ -69,8 +69,8 @@ async def test_any_other_request_id_is_replaced(chat: Chat, sent: bytes) -> None
 async def test_every_error_has_its_id_its_media_type_and_readable_cors(
     browser: Chat, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
-    sent = {**headers, "Origin": ORIGIN, "X-Request-ID": "mine"}
-    response = await browser.request(method, path, headers=sent, content=BODY.get(status))
+    headers = {**headers, "Origin": ORIGIN, "X-Request-ID": "mine"}
+    response = await browser.request(method, path, headers=headers, content=BODY.get(status))
     assert problem(response, status, response.json()["code"])["request_id"] == "mine"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["access-control-allow-origin"] == ORIGIN
@@ -199,22 +199,16 @@ async def test_a_table_that_is_gone_is_a_500_and_the_others_still_serve(broken: 
 
 
 JSON = "application/json"
+UTF_8 = ("", "; charset=utf-8", ";charset=UTF-8", '; charset="utf-8"', " ; Charset=Utf8", ";")
 MEDIA_TYPES = [
-    *(
-        f"{JSON}{more}"
-        for more in ("", "; charset=utf-8", ";charset=UTF-8", '; charset="utf-8"', " ; Charset=Utf8", ";")
-    ),
+    *(JSON + parameter for parameter in UTF_8),
     *("Application/JSON", "application/merge-patch+json", "application/vnd.api+json; charset=utf-8"),
 ]
 NOT_JSON = [
     *("", "text/plain", "json", "text/json", "application/jsonl", "application/x-ndjson", "application/xml", "*/*"),
     *(f"{JSON}; charset={name}" for name in ("latin-1", "utf-16", "utf-8-sig", "ascii")),
-    *(
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-        f"text/plain, {JSON}",
-        "application/+json",
-    ),
+    *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain, application/json"),
+    *("application/+json", JSON + " " * 60_000 + "x"),  # white space that a careless expression reads again and again
 ]
 
 
@@ -227,7 +221,6 @@ async def test_json_is_taken_under_each_of_its_names(chat: Chat, media_type: str
     assert response.headers["content-type"] == JSON
 
 
-NOT_JSON.append(f"{JSON}{' ' * 60_000}x")  # white space that a careless expression reads again and again
 COMPRESSED = [{"Content-Type": JSON, "Content-Encoding": name} for name in ("gzip", "br", "identity, gzip", "utf-8")]
 
 
@@ -235,9 +228,11 @@ COMPRESSED = [{"Content-Type": JSON, "Content-Encoding": name} for name in ("gzi
     "headers", [*({"Content-Type": name} for name in NOT_JSON), *COMPRESSED], ids=lambda headers: repr(headers)[:60]
 )
 async def test_any_other_body_is_a_415(chat: Chat, headers: dict[str, str]) -> None:
-    path = f"/chat/sessions/{(await chat.create())['id']}"
-    for method, target in (("POST", "/chat/sessions"), ("PUT", path), ("POST", f"{path}/messages")):
-        problem(await chat.request(method, target, content=b"{}", headers=headers), 415, "unsupported_media_type")
+    async with asyncio.timeout(30):  # catches a hang
+        response = await chat.post("/chat/sessions", content=b"{}", headers=headers)
+    problem(response, 415, "unsupported_media_type")
+    for method, path in (("PUT", f"/chat/sessions/{NOBODY}"), ("POST", f"/chat/sessions/{NOBODY}/messages")):
+        problem(await chat.request(method, path, content=b"{}", headers=headers), 415, "unsupported_media_type")
 
 
 async def test_the_body_of_a_get_or_delete_is_ignored(chat: Chat) -> None:
