@@ -147,7 +147,7 @@ class BodyTooLarge(Problem):
     code = "body_too_large"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The body is larger than {limit} bytes.")
+        super().__init__(f"The body is larger than {limit} bytes.", headers={"Connection": "close"})
 
 
 class UnsupportedMediaType(Problem):

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
@@ -15,7 +14,7 @@ from app import VERSION, api, settings
 from app.api.caller import Caller, Keyring
 from app.api.limits import Overload, RateLimit
 from app.api.methods import Methods, MethodTable
-from app.api.problems import Problems, from_routing
+from app.api.problems import Problems
 from app.db import migrate
 from app.db.schema import DEFAULT_TENANT
 from app.db.start import start
@@ -52,7 +51,6 @@ def build(chosen: Settings) -> FastAPI:
         lifespan=_lifespan,
         openapi_url=None,  # documentation.py serves it, beside the page that shows it
         redirect_slashes=False,  # a redirect loses the key or the body
-        exception_handlers={HTTPException: from_routing},
     )
     app.state.settings = chosen
     app.state.keyring = Keyring(dict.fromkeys(chosen.api_key, DEFAULT_TENANT))

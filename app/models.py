@@ -40,7 +40,13 @@ _MESSAGE: dict[str, Any] = {
     "created_at": "2026-03-01T12:00:09.250000Z",
     "redacted_at": None,
 }
-EXAMPLES = {"Session": _SESSION, "Message": _MESSAGE}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "Session": _SESSION,
+    "SessionPage": {"sessions": [_SESSION], "next_cursor": None},
+    "Message": _MESSAGE,
+    "MessagePage": {"messages": [_MESSAGE], "total": 2, "page": 1, "page_size": 20},
+    "MessageSlice": {"messages": [_MESSAGE], "total": 2, "page": None, "page_size": 20, "has_more": False},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Starts a PostgreSQL of its own in a temporary directory (the bundled one unless 
 The variants take short turns, so that a noisy minute meets all of them, and each is compared with A of the same round.
 CPU is utime + stime of all processes of that PostgreSQL. Nothing happens by chance: autovacuum is off, a VACUUM of
 chat_sessions follows each turn and is charged separately; the first turn is not counted and no checkpoint comes after
-it, so WAL is free of full-page images. Linux only (it reads /proc), as root too. About 7 minutes and 5 GB of disk.
+it, so WAL is free of full-page images. Linux only (it reads /proc), as root too. About 8 minutes and 6 GB of disk.
 The decision drawn from it: docs/decisions/0003-activity-index.md.
 """
 

@@ -15,10 +15,7 @@ _KEYS = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HT
 def install(app: FastAPI) -> MethodTable:
     """Add every route to `app`; the table of their paths and methods."""
     for router in (sessions.router, messages.router, health.router):
-        app.include_router(router, dependencies=_KEYS, responses=responses(400, 401, 403, 422, 429, 500, 503))
+        app.include_router(router, dependencies=_KEYS, responses=responses(401, 403, 422, 429, 500, 503))
     app.include_router(health.probes)
     documentation.install(app)
-    routes = [(route.path or "", route.methods or {"GET"}) for route in iter_route_contexts(app.routes)]
-    return MethodTable(
-        (path if path != "/docs/assets" else "/docs/assets/{path:path}", methods) for path, methods in routes
-    )
+    return MethodTable((route.path or "", route.methods or ()) for route in iter_route_contexts(app.routes))

@@ -1,7 +1,6 @@
 """One call as a route sees it: who calls, on whose behalf, under which conditions, and with which database."""
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
@@ -18,29 +17,30 @@ _VISIBLE_ASCII = re.compile(rb"[\x21-\x7e]{1,%d}" % _MAX_KEY)
 _ENTITY_TAG = re.compile(rb'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What a write demands. `revisions`: the session must have one of these; None demands nothing."""
-
-    revisions: list[int] | None
-    idempotency_key: str | None
-
-
 class CallContext:
-    """The request, read no further than its headers. Raises InvalidHeader where one cannot be used."""
+    """The request, read no further than its headers. Raises InvalidHeader where one that is asked for is broken."""
 
-    __slots__ = ("conditions", "db", "tenant_id", "user")
+    __slots__ = ("_request", "db", "tenant_id", "user")
 
     def __init__(self, request: Request) -> None:
+        self._request = request
         self.db: Database = request.app.state.db
         self.tenant_id: int = request.state.tenant_id
         self.user = _user(request)
-        self.conditions = Conditions(_revisions(request), _idempotency_key(request))
+
+    @property
+    def revisions(self) -> list[int] | None:
+        """The revisions of which If-Match demands one; None demands nothing."""
+        return _revisions(self._request)
 
     def derived_id(self, *scope: str) -> UUID | None:
         """The id that this call's Idempotency-Key stands for within `scope`; None without the header."""
-        key = self.conditions.idempotency_key
+        key = _idempotency_key(self._request)
         return None if key is None else ids.derived(*scope, key)
+
+    @property
+    def protected_mode(self) -> bool:
+        return bool(self._request.app.state.settings.protected_mode)
 
 
 def _documented(

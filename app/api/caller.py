@@ -16,8 +16,9 @@ from app.settings import EXAMPLE_KEY
 _OPEN = frozenset(("/livez", "/readyz", "/metrics", "/openapi.json", "/favicon.ico", "/docs"))
 
 
-def is_open(path: str) -> bool:
-    """Whether `path` is answered to anybody, and not counted by the rate limit."""
+def is_open(scope: Scope) -> bool:
+    """Whether this path is answered to anybody, and not counted by the rate limit."""
+    path = scope["state"]["path"]
     return path in _OPEN or path.startswith("/docs/")
 
 
@@ -46,7 +47,7 @@ class Caller:
         self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_open(scope["path"]):
+        if scope["type"] == "http" and not is_open(scope):
             sent = _key(scope)
             tenant_id = self._keyring.tenant_of(sent)
             if tenant_id is None:

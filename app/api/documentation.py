@@ -1,5 +1,6 @@
 """Swagger UI at /docs from local files (a page that loads from a CDN is blank offline), and the OpenAPI text."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,15 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
 
 from app import VERSION
 from app.api.problems import problem_schema
+from app.errors import NotFound
 from app.models import EXAMPLES
 
-ASSETS = Path(fastapi_swagger.__file__).parent / "resources"
+_ICON = "favicon-32x32.png"
+_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", _ICON: "image/png"}
 
 _ABOUT = (
     "Keeps the conversations of RAG chatbots: sessions, messages, and the context each answer stood on.\n\n"
@@ -32,8 +34,10 @@ _TAGS = [
 
 
 def install(app: FastAPI) -> None:
-    """Add /docs with its assets, /favicon.ico and /openapi.json to `app`."""
-    app.mount("/docs/assets", StaticFiles(directory=ASSETS))
+    """Add /docs with its assets, /favicon.ico and /openapi.json to `app`.
+
+    Not as static files: Starlette answers an odd Range with text of its own.
+    """
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
@@ -47,13 +51,24 @@ def install(app: FastAPI) -> None:
             swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
         )
 
+    @app.get("/docs/assets/{name}", include_in_schema=False)
+    async def asset(name: str) -> Response:
+        if name not in _ASSETS:
+            raise NotFound
+        return Response(_read(name), media_type=_ASSETS[name])
+
     @app.get("/favicon.ico", include_in_schema=False)
     async def favicon() -> Response:
-        return FileResponse(ASSETS / "favicon-32x32.png")
+        return Response(_read(_ICON), media_type=_ASSETS[_ICON])
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
         return JSONResponse(schema(app))
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (Path(fastapi_swagger.__file__).parent / "resources" / name).read_bytes()
 
 
 def schema(app: FastAPI) -> dict[str, Any]:

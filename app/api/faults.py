@@ -5,6 +5,9 @@ from pydantic import ValidationError
 from app.errors import Fault, Place
 from app.strict_json import is_storable, pointer
 
+MOST = 20
+"""Faults that one answer names."""
+
 _WORDS = {
     "missing": ("required", "is required"),
     "extra_forbidden": ("unknown", "is not known"),
@@ -25,7 +28,7 @@ _WORDS = {
 def from_pydantic(place: Place, error: ValidationError) -> list[Fault]:
     """Every fault of `error`. What is not in our words is one of our own validators', whose message is fit to show."""
     faults = []
-    for detail in error.errors(include_url=False, include_input=False):
+    for detail in error.errors(include_url=False, include_input=False)[:MOST]:
         kind = detail["type"]
         code, message = _WORDS.get(kind, (kind, detail["msg"]))
         path = detail["loc"]

@@ -102,14 +102,11 @@ def _check_size(text: str, limit: int) -> None:
 
 
 def _whole(value: object) -> int:
-    """Plain ASCII digits; a number beyond int4 is as good as int4's largest, which is beyond every end."""
+    """Plain ASCII digits; of a number beyond 64 bits the first 18 are kept, which is beyond every end as well."""
     if not (isinstance(value, str) and value.isascii() and value.isdigit()):
         refuse("whole_number", "must be a whole number")
-    digits = value.lstrip("0")[:11]
-    return min(int(digits or "0"), _INT4)
+    return int(value.lstrip("0")[:18] or "0")
 
-
-_INT4 = 2**31 - 1
 
 Id = Annotated[UUID, BeforeValidator(_id), WithJsonSchema({"type": "string", "format": "uuid"})]
 PathId = Annotated[UUID, Path()]

@@ -5,12 +5,14 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app import VERSION
+from app.api.binding import BoundRoute
+from app.api.call import Call
 from app.telemetry import metrics
 
-router = APIRouter(tags=["service"])
+router = APIRouter(route_class=BoundRoute, tags=["service"])
 probes = APIRouter(tags=["probes"])
 
 _STARTED = time.monotonic()
@@ -29,14 +31,14 @@ def _example(value: dict[str, Any], description: str) -> dict[str, Any]:
     summary="Health, with the database's",
     responses={200: _example(_HEALTHY, "Healthy"), 503: _example(_UNHEALTHY, "The database does not answer")},
 )
-async def health(request: Request) -> Response:
-    if not await request.app.state.db.ping():
+async def health(call: Call) -> Response:
+    if not await call.db.ping():
         return JSONResponse(_UNHEALTHY, 503)
     return JSONResponse(
         _HEALTHY
         | {
             "uptime_seconds": int(time.monotonic() - _STARTED),
-            "protected_mode": request.app.state.settings.protected_mode,
+            "protected_mode": call.protected_mode,
         }
     )
 
@@ -70,7 +72,7 @@ async def readyz(request: Request) -> Response:
     "/metrics",
     operation_id="getMetrics",
     summary="Prometheus metrics",
-    responses={200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
+    response_class=PlainTextResponse,
 )
 async def scrape() -> Response:
     body, content_type = metrics.render()

@@ -39,7 +39,7 @@ class RateLimit:
         self._window = limiter.limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_open(scope["path"]):
+        if scope["type"] != "http" or is_open(scope):
             await self._app(scope, receive, send)
             return
         client = client_address(Request(scope))
@@ -67,7 +67,7 @@ class Overload:
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_open(scope["path"]):
+        if scope["type"] != "http" or is_open(scope):
             await self._app(scope, receive, send)
             return
         if self._in_flight >= self._most:

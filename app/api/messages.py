@@ -20,7 +20,9 @@ from app.store import messages
 from app.store.messages import BEYOND, Backward, Forward
 from app.telemetry import metrics
 
-router = APIRouter(route_class=BoundRoute, prefix="/chat/sessions/{session_id}/messages", tags=["messages"])
+router = APIRouter(
+    route_class=BoundRoute, prefix="/chat/sessions/{session_id}/messages", tags=["messages"], responses=responses(400)
+)
 
 _EXAMPLE: dict[str, Any] = {
     "sender": "assistant",
@@ -111,7 +113,7 @@ class Shown(fields.Query):
 async def append(call: Call, session_id: fields.PathId, query: Annotated[Shown, Query()], body: NewMessage) -> Response:
     draft = body.draft(call, session_id)
     async with call.db.driver() as conn:
-        result = await messages.append(conn, call.tenant_id, call.user, session_id, draft, call.conditions.revisions)
+        result = await messages.append(conn, call.tenant_id, call.user, session_id, draft, call.revisions)
     if not result.replayed:
         metrics.appended.inc()
     if query.context == "none":
@@ -143,9 +145,9 @@ class MessageQuery(Shown):
         """Where in the session to read."""
         if self.by_seq():
             if self.after is None and (self.before is not None or self.order == "desc"):
-                return Backward(before=BEYOND if self.before is None else self.before, limit=self.limit)
-            return Forward(after=self.after or 0, limit=self.limit)
-        skipped = (self.page - 1) * self.page_size
+                return Backward(before=BEYOND if self.before is None else min(self.before, BEYOND), limit=self.limit)
+            return Forward(after=min(self.after or 0, BEYOND), limit=self.limit)
+        skipped = min((self.page - 1) * self.page_size, BEYOND)
         if self.order == "desc":
             return Backward(before=BEYOND, skip=skipped, limit=self.page_size)
         return Forward(after=skipped, limit=self.page_size)

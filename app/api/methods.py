@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import MethodNotAllowed
+from app.errors import MethodNotAllowed, NotFound
 
 UNMATCHED = "unmatched"
 
@@ -41,7 +41,7 @@ class MethodTable:
 
 
 class Methods:
-    """Answers 405 from the table and runs HEAD as GET without its body."""
+    """Answers 404 and 405 from the table, and runs HEAD as GET without its body."""
 
     def __init__(self, app: ASGIApp, table: MethodTable) -> None:
         self._app = app
@@ -49,10 +49,12 @@ class Methods:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            methods = self._table.methods(scope["path"])
-            if methods and scope["method"] not in methods:
+            methods = self._table.methods(scope["state"]["path"])
+            if not methods:
+                raise NotFound
+            if scope["method"] not in methods:
                 raise MethodNotAllowed(", ".join(sorted(methods)))
-            if scope["method"] == "HEAD" and methods:
+            if scope["method"] == "HEAD":
                 scope, send = {**scope, "method": "GET"}, _without_body(send)
         await self._app(scope, receive, send)
 

@@ -6,12 +6,11 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Fault, InternalError, NotFound, Problem
+from app.errors import Fault, InternalError, Problem
 
 _log = logging.getLogger("app.api")
 
@@ -50,12 +49,6 @@ class Problems:
             await render(problem, Request(scope))(scope, receive, send)
 
 
-async def from_routing(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals; it knows a 404 only, since main answers 405 from the table of methods."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return render(NotFound() if status == HTTPStatus.NOT_FOUND else InternalError(), request)
-
-
 def render(problem: Problem, request: Request) -> Response:
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -67,29 +60,14 @@ def render(problem: Problem, request: Request) -> Response:
     }
     if problem.faults:
         body["errors"] = [_fault(fault) for fault in problem.faults]
-    headers = dict(problem.headers)
-    if _unread_body_is_large(request, problem):
-        headers["Connection"] = "close"  # cheaper than reading a body that nobody wants
     return Response(
-        orjson.dumps(body | problem.members), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
+        orjson.dumps(body | problem.members), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers
     )
 
 
 def _fault(fault: Fault) -> dict[str, str]:
     body = asdict(fault)
     return {"in": body.pop("place"), **body}
-
-
-_SMALL_BODY = 64 * 1024
-
-
-def _unread_body_is_large(request: Request, problem: Problem) -> bool:
-    if problem.status not in (401, 403, 404, 405, 413, 415, 429, 503):  # those that come before the body is read
-        return False
-    if problem.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or "transfer-encoding" in request.headers:
-        return True
-    length = request.headers.get("content-length", "0")
-    return not length.isdigit() or int(length[:20]) > _SMALL_BODY
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

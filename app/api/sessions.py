@@ -17,7 +17,7 @@ from app.models import Session, SessionDraft, SessionPage
 from app.store import sessions
 from app.store.sessions import Filter
 
-router = APIRouter(route_class=BoundRoute, tags=["sessions"])
+router = APIRouter(route_class=BoundRoute, tags=["sessions"], responses=responses(400))
 
 _EXAMPLE: dict[str, Any] = {"user_id": "ada", "name": "Parental leave", "metadata": {"channel": "web"}}
 
@@ -137,9 +137,7 @@ class SessionChanges(fields.Body):
 )
 async def update(call: Call, session_id: fields.PathId, body: SessionChanges) -> Response:
     async with call.db.write() as conn:
-        session = await sessions.update(
-            conn, call.tenant_id, call.user, session_id, body.changes(), call.conditions.revisions
-        )
+        session = await sessions.update(conn, call.tenant_id, call.user, session_id, body.changes(), call.revisions)
     return answer(session, revision=session.revision)
 
 
@@ -148,10 +146,10 @@ async def update(call: Call, session_id: fields.PathId, body: SessionChanges) ->
     operation_id="deleteSession",
     summary="Delete a session and its messages",
     status_code=204,
-    responses=responses(404, 412),
+    responses=responses(404, 412, 507),
     dependencies=[CONDITIONAL],
 )
 async def delete(call: Call, session_id: fields.PathId) -> Response:
     async with call.db.write() as conn:
-        await sessions.delete(conn, call.tenant_id, call.user, session_id, call.conditions.revisions)
+        await sessions.delete(conn, call.tenant_id, call.user, session_id, call.revisions)
     return Response(status_code=204)

@@ -43,7 +43,10 @@ class Database:
         }
 
         async def connect() -> Driver:
-            return await asyncpg.connect(**arguments)
+            try:
+                return await asyncpg.connect(**arguments)
+            except asyncpg.PostgresError as error:  # SQLAlchemy would wrap it in an error of a third kind
+                raise DatabaseUnavailable from error
 
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
@@ -129,8 +132,6 @@ def _translated() -> Iterator[None]:
 _BY_SQLSTATE: dict[str, Callable[[], Problem]] = {
     "08": DatabaseUnavailable,  # connection exceptions
     "57P": DatabaseUnavailable,  # shutting down, starting up
-    "28": DatabaseUnavailable,  # the role was locked out
-    "3D": DatabaseUnavailable,  # the database was dropped
     "53": DatabaseUnavailable,  # out of connections or memory
     "25006": DatabaseUnavailable,  # read-only: a demoted primary
     "53100": DiskFull,

@@ -15,6 +15,7 @@ from app import ids
 from app.telemetry import logs, metrics
 
 _log = logging.getLogger("app.access")
+_CONSIDERABLE = 64 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
@@ -33,8 +34,9 @@ class Telemetry:
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        path = state["path"] = _route_path(scope)
         logs.request_id.set(request_id)
-        no_store = scope["path"].startswith("/chat/")
+        no_store = path.startswith("/chat/")
         status = 500
 
         async def send_with_headers(message: Message) -> None:
@@ -45,6 +47,8 @@ class Telemetry:
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers.update(state.get("headers", {}))  # what a layer within wants on every answer, errors too
+                if _leaves_a_large_body(scope):
+                    headers["Connection"] = "close"  # cheaper than reading what nobody wants
                 if no_store:
                     headers["Cache-Control"] = "no-store"
             await send(message)
@@ -55,7 +59,7 @@ class Telemetry:
             self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = self._route_of(scope["path"])
+        route = self._route_of(scope["state"]["path"])
         method = scope["method"] if scope["method"] in metrics.METHODS else "other"
         metrics.requests.labels(method, route, status).inc()
         metrics.duration.labels(method, route).observe(seconds)
@@ -70,6 +74,22 @@ class Telemetry:
                 "client": client[0] if client else "-",
             },
         )
+
+
+def _route_path(scope: Scope) -> str:
+    """The path as the routes know it: a server that is told of a prefix (`root_path`) puts it in front."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "")
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+
+
+def _leaves_a_large_body(scope: Scope) -> bool:
+    """Whether the answer comes before a body of unknown or considerable size was read."""
+    if scope["state"].get("body_was_read"):
+        return False
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"0")
+    return b"transfer-encoding" in headers or int(length[:20]) > _CONSIDERABLE
 
 
 def _request_id(scope: Scope) -> str:

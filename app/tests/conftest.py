@@ -64,8 +64,10 @@ class NewDatabase:
 
     async def _execute(self, statement: str) -> None:
         connection = await asyncpg.connect(**dsn.parse(self._server_url).arguments)
-        await connection.execute(statement)
-        await connection.close()
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
 
 
 @pytest.fixture(scope="session")

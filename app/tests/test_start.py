@@ -147,7 +147,7 @@ def processes_below(directory: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                place, command = os.readlink(entry / "cwd"), (entry / "cmdline").read_bytes()
+                place, command = str((entry / "cwd").readlink()), (entry / "cmdline").read_bytes()
             except OSError:
                 continue
             if place.startswith(str(directory)) or str(directory).encode() in command:

@@ -1,5 +1,6 @@
 """The vocabulary: times, ids, cursors, addresses, JSON."""
 
+import base64
 import json
 from datetime import UTC, datetime
 from uuid import UUID
@@ -89,6 +90,13 @@ def test_a_damaged_cursor_is_refused(place: int, character: str) -> None:
     if damaged != packed:
         with pytest.raises(Invalid):
             cursor.unpack("list", damaged)
+
+
+def test_a_forged_cursor_beyond_all_times_is_refused() -> None:
+    position = b"\x7f" * 24
+    forged = base64.urlsafe_b64encode(position + cursor._digest("list", position)).decode()  # noqa: SLF001 - keyless
+    with pytest.raises(Invalid):
+        cursor.unpack("list", forged)
 
 
 @pytest.mark.parametrize("sent", ["", "A", "é", cursor.pack("list", NOON, ID)[:-1], cursor.pack("other", NOON, ID)])

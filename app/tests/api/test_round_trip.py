@@ -18,9 +18,8 @@ JSON_TYPE = {"Content-Type": "application/json"}
 STORABLE = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 PRINTED = st.characters(exclude_categories=["Cs", "Cc"])
 BIG = 10**1000 - 1
-INTEGERS = st.sampled_from([2**53 + 1, 2**63, -(2**63) - 1, 2**64, 10**18, 10**19 - 1, BIG, -BIG]) | st.integers(
-    -BIG, BIG
-)
+EXACT = [2**53 + 1, 2**63, -(2**63) - 1, 2**64, 1234567890123456789, 18446744073709551616, 10**19 - 1, 10**300]
+INTEGERS = st.sampled_from([*EXACT, BIG, -BIG]) | st.integers(-(10**40), 10**40) | st.integers(-BIG, BIG)
 SCALARS = (
     st.none()
     | st.booleans()
@@ -78,6 +77,8 @@ async def everywhere(chat: Chat, sent: dict[str, Any], *, escaped: bool = False)
 
 @many
 @given(VALUES.filter(lambda value: value is not None), METADATA, st.booleans())
+@example(EXACT, {"document": {"big": EXACT}}, False)
+@example([BIG, -BIG], {}, False)
 @example([0.0, -0.0, 1e23, 5e-324, 1.7976931348623157e308, 0.1, 1, 1.0], {}, False)
 async def test_any_context_and_metadata_come_back_equal(
     tenant: Chat, context: Any, metadata: dict[str, Any], escaped: bool

@@ -136,7 +136,9 @@ async def test_the_guard_does_not_reach_into_another_tenant(chat: Chat, stranger
     assert (await stranger.get("/chat/sessions", headers=of("ada"))).json()["sessions"] == []
 
 
-@pytest.mark.parametrize("user", ["a", "u" * 255, "é" * 255, "\U0001f378" * 255, "ada lovelace", "a,b", '"ada"', "%41"])
+@pytest.mark.parametrize(
+    "user", ["a", "u" * 255, "é" * 255, "\U0001f378" * 255, "\u00a0ada\u2003", "a b", "a,b", '"ada"', "%41"]
+)
 async def test_the_header_holds_any_user_id_as_utf_8(chat: Chat, user: str) -> None:
     session = await chat.create(user_id=user)
     assert (await chat.get("/chat/sessions", headers=of(user))).json()["sessions"] == [session]
