@@ -18,7 +18,6 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
-    desc,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -62,13 +61,14 @@ class ChatSession(Base):
     __table_args__ = (
         CheckConstraint("message_count >= 0", "message_count"),
         CheckConstraint("revision >= 1", "revision"),
-        Index("chat_sessions_activity_idx", "tenant_id", desc("updated_at"), desc("id")),
+        # Read backwards: at equal cost ascending pages fill better, docs/decisions/0003-activity-index.md.
+        Index("chat_sessions_activity_idx", "tenant_id", "updated_at", "id"),
         Index(
             "chat_sessions_user_activity_idx",
             "tenant_id",
             "user_id",
-            desc("updated_at"),
-            desc("id"),
+            "updated_at",
+            "id",
             postgresql_where=text("user_id IS NOT NULL"),
         ),
     )

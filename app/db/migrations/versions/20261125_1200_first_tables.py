@@ -38,9 +38,9 @@ def upgrade() -> None:
             fingerprint    bytea
         )
     """)
-    op.execute("CREATE INDEX chat_sessions_activity_idx ON chat_sessions (tenant_id, updated_at DESC, id DESC)")
+    op.execute("CREATE INDEX chat_sessions_activity_idx ON chat_sessions (tenant_id, updated_at, id)")
     op.execute("""
-        CREATE INDEX chat_sessions_user_activity_idx ON chat_sessions (tenant_id, user_id, updated_at DESC, id DESC)
+        CREATE INDEX chat_sessions_user_activity_idx ON chat_sessions (tenant_id, user_id, updated_at, id)
         WHERE user_id IS NOT NULL
     """)
     op.execute("""
