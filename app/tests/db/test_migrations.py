@@ -59,7 +59,7 @@ async def test_a_schema_of_a_newer_release_is_refused_in_one_line(new_database: 
 
 
 async def test_a_database_that_is_not_utf8_is_refused_in_one_line(new_database: NewDatabase) -> None:
-    database = connect(await new_database(options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"))
+    database = connect(await new_database(options="ENCODING 'LATIN1' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"))
     with pytest.raises(Refused, match="encoding is LATIN1"):
         await migrate.upgrade(database)
     await database.close()
