@@ -22,8 +22,6 @@ from app.api import faults
 from app.api.call import Call, CallContext
 from app.errors import BodyTooLarge, Fault, Invalid, MalformedJson, UnsupportedMediaType
 
-Binder = Callable[[Request, list[Fault]], Any]
-
 
 class BoundRoute(APIRoute):
     """A route whose endpoint takes a Call, UUIDs of its path, one model of its query and one of its body."""

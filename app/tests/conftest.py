@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from app.settings import Settings
@@ -22,6 +23,12 @@ for _name in Settings.model_fields:
 from app.db import dsn, embedded, migrate  # noqa: E402 - what they import may not see the environment either
 from app.db.pool import Database  # noqa: E402
 from app.tests.harness import Chat, Service, settings  # noqa: E402
+
+# No test asserts on speed: an example that goes over a socket takes what it takes.
+hypothesis.settings.register_profile(
+    "real", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None
+)
+hypothesis.settings.load_profile("real")
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,6 @@ def environment(**chosen: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
-        **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         "API_KEY": KEY,
         "RATE_LIMIT": "",
         "LOG_FILE": "",

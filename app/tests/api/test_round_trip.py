@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.tests.harness import Chat, Service, problem
@@ -44,7 +44,7 @@ def nested(depth: int, kinds: str) -> Any:
 
 VALUES = OBJECTS | st.builds(nested, st.integers(90, 100), st.sampled_from(["l", "o", "lo"]))
 METADATA = st.dictionaries(st.text(STORABLE, max_size=5), OBJECTS, max_size=3)
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=60)
 
 
 @pytest.fixture(scope="module")

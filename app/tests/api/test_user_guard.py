@@ -145,7 +145,7 @@ async def test_the_header_holds_any_user_id_as_utf_8(chat: Chat, user: str) -> N
     assert (await chat.post("/chat/sessions", headers=of(user))).json()["user_id"] == user
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PRINTED.filter(lambda user: user == user.strip(" ")))  # HTTP has no blanks around a header's value
 async def test_any_printable_user_id_is_a_guard(service: Service, user: str) -> None:
     async with await service.new_tenant() as chat:
