@@ -24,7 +24,7 @@ check: $(VENV)/.dev ## every gate: style, types, floors, tests with coverage
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache
-	@$(PY) -m pytest --cov --cov-report=term --cov-fail-under=90
+	@$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85
 
 format: $(VENV)/.dev ## put the code into shape
 	@$(VENV)/bin/ruff check --fix .
