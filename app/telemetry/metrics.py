@@ -7,18 +7,34 @@ memory or in files, so the directory is chosen before.
 
 import multiprocessing
 import os
+import shutil
 import tempfile
 from pathlib import Path
+
+_PREFIX = "rag-chat-storage-metrics-"
 
 
 def _share_between_workers() -> None:
     parent = multiprocessing.parent_process()
-    if parent is None or "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if parent is None or parent.pid is None or "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         return
-    directory = Path(tempfile.gettempdir()) / f"rag-chat-storage-{os.getuid() if hasattr(os, 'getuid') else 0}"
-    directory = directory / f"metrics-{parent.pid}"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    place = Path(tempfile.gettempdir())
+    directory = place / f"{_PREFIX}{_identity(parent.pid)}"
+    directory.mkdir(exist_ok=True, mode=0o700)
+    if not hasattr(os, "geteuid") or directory.stat().st_uid == os.geteuid():  # else each worker counts for itself
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    for other in place.glob(f"{_PREFIX}*"):
+        if other.name.removeprefix(_PREFIX) != _identity(other.name.removeprefix(_PREFIX).partition("-")[0]):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _identity(pid: int | str) -> str:
+    """`pid` with the time it started: the number alone comes back, in a container as 1 after each restart."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        started = "0"
+    return f"{pid}-{started}"
 
 
 _share_between_workers()

@@ -86,7 +86,9 @@ async def test_in_flight_requests_finish_when_the_server_is_told_to_end(tmp_path
 
 
 async def test_two_workers_share_the_embedded_database_and_the_metrics(tmp_path: Path) -> None:
-    async with run(*UVICORN, "--workers=2", cwd=tmp_path) as server:
+    stale = tmp_path / "rag-chat-storage-metrics-1-1"  # of a server whose number another process has now
+    stale.mkdir()
+    async with run(*UVICORN, "--workers=2", cwd=tmp_path, TMPDIR=str(tmp_path)) as server:
         await server.ready()
         for _ in range(40):
             async with server.client() as client:  # a connection each, so that both workers get some
@@ -96,6 +98,7 @@ async def test_two_workers_share_the_embedded_database_and_the_metrics(tmp_path:
             scrapes = [(await client.get("/metrics")).text for _ in range(6)]
     counted = 'http_requests_total{method="POST",route="/chat/sessions",status="201"} 40.0'
     assert all(counted in scrape for scrape in scrapes)
+    assert not stale.exists()
     assert (tmp_path / "data").is_dir()
 
 
