@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import ColumnElement, Row, Text, cast, func, or_, select, text, true, tuple_
+from sqlalchemy import ColumnElement, Row, Subquery, Text, cast, func, or_, select, text, true, tuple_
 
 from app import times
 from app.db.pool import Driver, Read, Write
@@ -105,8 +105,29 @@ async def find(
     conn: Read, tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
 ) -> Found:
     """The sessions behind `after`, most recently active first; looks at EXAMINED rows and no more."""
+    examined = _examined(tenant_id, user, wanted, after)
+    rows = (
+        await conn.execute(
+            select(examined)
+            .where(or_(examined.c.matches, examined.c.place == EXAMINED))  # the last one says where to go on
+            .order_by(examined.c.updated_at.desc(), examined.c.id.desc())  # by place it would sort all of them
+            .limit(limit + 1)
+        )
+    ).all()
+    kept = rows[:limit]
+    more = len(rows) > limit or (bool(rows) and rows[-1].place == EXAMINED)
+    position = (kept[-1].updated_at, kept[-1].id) if more else None
+    return Found([_session(row[:9]) for row in kept if row.matches], position)
+
+
+def _examined(tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None) -> Subquery:
+    """The next EXAMINED sessions with their place in the order, and whether they match the filters.
+
+    Both filters stand outside the LIMIT that this is: inside it, a planner that finds few matches reads the table.
+    """
     session = ChatSession
-    examined = select(
+    order = (session.updated_at.desc(), session.id.desc())
+    statement = select(
         session.id,
         session.user_id,
         session.name,
@@ -116,26 +137,14 @@ async def find(
         session.revision,
         session.created_at,
         session.updated_at,
-        func.row_number().over().label("place"),
+        func.row_number().over(order_by=order).label("place"),  # without its own order it would number any plan's
         _matches(wanted).label("matches"),
     ).where(session.tenant_id == tenant_id)
     for user_id in {user, wanted.user_id} - {None}:
-        examined = examined.where(session.user_id == user_id)
+        statement = statement.where(session.user_id == user_id)
     if after is not None:
-        examined = examined.where(tuple_(session.updated_at, session.id) < after)
-    inner = examined.order_by(session.updated_at.desc(), session.id.desc()).limit(EXAMINED).subquery()
-    rows = (
-        await conn.execute(
-            select(inner)
-            .where(or_(inner.c.matches, inner.c.place == EXAMINED))  # the last one examined says where to go on
-            .order_by(inner.c.updated_at.desc(), inner.c.id.desc())
-            .limit(limit + 1)
-        )
-    ).all()
-    kept = rows[:limit]
-    more = len(rows) > limit or (bool(rows) and rows[-1].place == EXAMINED)
-    position = (kept[-1].updated_at, kept[-1].id) if more else None
-    return Found([_session(row[:9]) for row in kept if row.matches], position)
+        statement = statement.where(tuple_(session.updated_at, session.id) < after)
+    return statement.order_by(*order).limit(EXAMINED).subquery()
 
 
 def _matches(wanted: Filter) -> ColumnElement[bool]:
