@@ -78,8 +78,8 @@ class Database:
             driver = cast("Driver", lease.driver_connection)
             try:
                 yield driver
-            except (TimeoutError, asyncio.CancelledError):
-                lease.invalidate()  # a statement may still be running on it
+            except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
+                lease.invalidate()  # nobody knows what is still going on there
                 raise
             except Exception:
                 if driver.is_closed():
@@ -115,6 +115,10 @@ def _in_use() -> AbstractContextManager[None]:
     return metrics.pool_in_use.track_inprogress()
 
 
+# The last is what asyncpg says of a connection that went away between two of its own steps.
+_FROM_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what asyncpg, SQLAlchemy and the socket raise into a Problem, where it is the database's doing."""
@@ -122,7 +126,7 @@ def _translated() -> Iterator[None]:
         yield
     except PoolTimeout as error:
         raise Overloaded from error
-    except (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (DBAPIError, *_FROM_DRIVER, OSError, TimeoutError) as error:
         problem = _problem(error)
         if problem is None:
             raise
@@ -154,7 +158,7 @@ def _problem(error: BaseException) -> Problem | None:
             return _BY_SQLSTATE[state[:length]]()
     if isinstance(driver_error, TimeoutError):
         return TimedOut()
-    if isinstance(driver_error, OSError | asyncpg.InterfaceError):
+    if isinstance(driver_error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return DatabaseUnavailable()
     return None
 

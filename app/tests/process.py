@@ -50,10 +50,10 @@ class Running:
     def client(self) -> Chat:
         return Chat(self.url, KEY)
 
-    async def until(self, text: str) -> str:
-        """The output until `text` has appeared in it."""
+    async def until(self, text: str, times: int = 1) -> str:
+        """The output until `text` has appeared in it so many times."""
         async with asyncio.timeout(DEADLINE):
-            while text not in self.output:
+            while self.output.count(text) < times:
                 line = await self._line()
                 if not line:
                     raise AssertionError(f"ended without {text!r}:\n{self.output}")

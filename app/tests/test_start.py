@@ -137,8 +137,7 @@ async def test_reload_keeps_the_embedded_database(tmp_path: Path) -> None:
         async with server.client() as client:
             session = await client.create(name="before the reload")
         (watched / "touched.py").write_text("")
-        await server.until("Reloading")
-        await server.until("Application startup complete")
+        await server.until("Application startup complete", times=2)
         await server.ready()
         async with server.client() as client:
             assert (await client.get(f"/chat/sessions/{session['id']}")).status_code == 200
