@@ -107,10 +107,10 @@ def _query(raw: bytes, found: list[Fault]) -> dict[str, str]:
         raise Invalid(Fault("query", "", "too_many", f"holds more than {_MOST_PARAMETERS} parameters"))
     for pair in pairs:
         name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")) for part in pair.partition(b"="))
-        field = _text(name) or ""
-        text = _text(value)
-        if text is None or _text(name) is None:
-            found.append(Fault("query", field, "unstorable_text", "holds U+0000 or is not UTF-8"))
+        field, text = _text(name), _text(value)
+        if field is None or text is None:
+            found.append(Fault("query", field or "", "unstorable_text", "holds U+0000 or is not UTF-8"))
+        field = field or ""
         if field in values:
             found.append(Fault("query", field, "repeated", "may be given once"))
         values[field] = text or ""
