@@ -2,27 +2,30 @@
 
     Refused                                  the process does not start; one line says why
     Problem                                  an answer, rendered by api/problems.py as RFC 9457
-    ├── MalformedJson · InvalidHeader        400
+    ├── MalformedRequest · MalformedJson · InvalidHeader    400
     ├── Unauthorized                         401
     ├── ExampleKey                           403
     ├── NotFound                             404
     ├── MethodNotAllowed                     405
+    ├── HeadTimeout · BodyTimeout            408
     ├── IdempotencyConflict · IdTaken        409
     ├── RevisionMismatch                     412
     ├── BodyTooLarge                         413
     ├── UnsupportedMediaType                 415
     ├── Invalid                              422, one or more Faults that name their field
     ├── RateLimited                          429
+    ├── HeadTooLarge                         431
     ├── InternalError                        500
-    ├── Overloaded · DatabaseUnavailable · TimedOut    503
+    ├── Overloaded · DatabaseUnavailable (NotExecuted, ReadOnly) · TimedOut    503
     └── DiskFull                             507
 
 `code` is stable and meant for programs; `detail` is for people and never repeats a value that was sent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+from uuid import UUID
 
 Place = Literal["body", "query", "path", "header"]
 
@@ -60,6 +63,14 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls the answer a problem
         self.faults = faults
         self.headers = dict(headers or {})
         self.members = dict(members or {})
+
+
+class MalformedRequest(Problem):
+    status = 400
+    code = "malformed_request"
+
+    def __init__(self) -> None:
+        super().__init__("These bytes are not an HTTP/1.1 request.")
 
 
 class MalformedJson(Problem):
@@ -116,12 +127,36 @@ class MethodNotAllowed(Problem):
         super().__init__(f"This path takes {allowed}.", headers={"Allow": allowed})
 
 
+class HeadTimeout(Problem):
+    status = 408
+    code = "head_timeout"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request line and headers did not arrive within {seconds:g} seconds.")
+
+
+class BodyTimeout(Problem):
+    status = 408
+    code = "body_timeout"
+
+    def __init__(self, seconds: float, rate: int) -> None:
+        super().__init__(
+            f"The body did not arrive within {seconds:g} seconds and one more for each {rate} bytes.",
+            headers={"Connection": "close"},
+        )
+
+
 class IdempotencyConflict(Problem):
     status = 409
     code = "idempotency_conflict"
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"This id already belongs to a {what} with other content.")
+    def __init__(self, what: str, known: Iterable[UUID] = ()) -> None:
+        """`known` are the ids of messages that are stored, of those that were sent."""
+        ids = [str(id_) for id_ in known]
+        super().__init__(
+            f"An id of this request belongs to a stored {what}, and the request differs from it. Nothing was written.",
+            members={"known": ids} if ids else None,
+        )
 
 
 class IdTaken(Problem):
@@ -190,6 +225,14 @@ class RateLimited(Problem):
         super().__init__(f"More than {limit} from this address (the setting RATE_LIMIT).", headers=headers)
 
 
+class HeadTooLarge(Problem):
+    status = 431
+    code = "head_too_large"
+
+    def __init__(self, limit: int, headers: int) -> None:
+        super().__init__(f"The request line and headers are larger than {limit} bytes, or more than {headers} headers.")
+
+
 class InternalError(Problem):
     status = 500
     code = "internal_error"
@@ -216,6 +259,14 @@ class Overloaded(Unavailable):
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
     message = "The database does not answer."
+
+
+class NotExecuted(DatabaseUnavailable):
+    """The statement did nothing, and a second run may: the schema has changed since it was prepared."""
+
+
+class ReadOnly(NotExecuted):
+    """The server takes no writes: it is not the primary, or no longer. A second run goes to another connection."""
 
 
 class TimedOut(Unavailable):

@@ -10,7 +10,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
-from app import VERSION, api, settings
+from app import VERSION, api, draining, settings
+from app.api.body import HeldBodies
 from app.api.caller import Caller, Keyring
 from app.api.limits import Overload, RateLimit
 from app.api.methods import Methods, MethodTable
@@ -20,8 +21,10 @@ from app.db.schema import DEFAULT_TENANT
 from app.db.start import start
 from app.errors import Problem, Refused
 from app.settings import Settings
+from app.store.evidence import Evidence
 from app.telemetry import logs
 from app.telemetry.asgi import Telemetry
+from app.workers import working
 
 _log = logging.getLogger("app")
 
@@ -54,6 +57,7 @@ def build(chosen: Settings) -> FastAPI:
     )
     app.state.settings = chosen
     app.state.keyring = Keyring(dict.fromkeys(chosen.api_key, DEFAULT_TENANT))
+    app.state.held_bodies = HeldBodies(chosen.max_held_body_bytes)
     app.user_middleware = _middleware(chosen, app.state.keyring, api.install(app))
     return app
 
@@ -67,11 +71,12 @@ def _middleware(chosen: Settings, keyring: Keyring, table: MethodTable) -> list[
         allow_headers=("*",),
         expose_headers=_EXPOSED,
     )
+    rate_limit = Middleware(RateLimit, limit=chosen.rate_limit, storage_uri=chosen.rate_limit_storage_uri)
     return [
         Middleware(Telemetry, route_of=table.template),
         *([cors] if chosen.cors_origins else []),
         Middleware(Problems),
-        *([Middleware(RateLimit, limit=chosen.rate_limit)] if chosen.rate_limit else []),
+        *([rate_limit] if chosen.rate_limit else []),
         Middleware(Overload, most=chosen.pool_size + chosen.max_waiting),
         Middleware(Caller, keyring=keyring),
         Middleware(Methods, table=table),
@@ -79,17 +84,27 @@ def _middleware(chosen: Settings, keyring: Keyring, table: MethodTable) -> list[
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Settings]]:
     chosen: Settings = app.state.settings
     logs.configure(level=chosen.log_level, style=chosen.log_format, file=chosen.log_file)
     async with start(chosen) as database:
         if chosen.run_migrations:
             await migrate.upgrade(database)
+        else:
+            await migrate.check(database)
         app.state.db = database
-        _log.info("RAG Chat Storage %s uses %s", VERSION, database.description)
+        evidence = app.state.evidence = Evidence(chosen.evidence_grace)
+        granted = await database.granted()
+        _log.log(
+            logging.INFO if granted == database.wanted else logging.WARNING,
+            "RAG Chat Storage %s uses %s, connections of this worker: %d wanted, %d granted",
+            *(VERSION, database.description, database.wanted, granted),
+        )
         if chosen.protected_mode:
             _log.warning("API_KEY is the documented example: it is answered on loopback and private addresses only")
-        yield
+        async with working(database, evidence, chosen.evidence_grace):
+            with draining.ending_with_the_parent(), draining.announced(app.state, chosen.drain_delay):
+                yield {"settings": chosen}  # in the state of every connection
 
 
 class OneLineRefusals:

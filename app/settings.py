@@ -4,14 +4,17 @@ An empty value means the default, except where empty turns something off: RATE_L
 The environment wins over `.env`, and `.env` over files of the same name in /run/secrets.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import limits
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import env_file, redis_uri
+from app.addresses import proxies
 from app.errors import Refused
 
 EXAMPLE_KEY = "your-secret-api-key"
@@ -49,10 +52,7 @@ class Settings(BaseSettings):
     """Every setting of the service, under its name in capitals; see docs/configuration.md."""
 
     model_config = SettingsConfigDict(
-        env_file=_ENV_FILE,
-        env_file_encoding="utf-8-sig",  # Windows editors put a byte order mark in front
         secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
-        extra="ignore",  # compose keeps its POSTGRES_* in the same file
         frozen=True,
         hide_input_in_errors=True,
     )
@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     run_migrations: bool = True
 
     rate_limit: Annotated[str, BeforeValidator(_rate)] = "10/minute"
-    forwarded_allow_ips: str = ""
+    rate_limit_storage_uri: Annotated[str, BeforeValidator(redis_uri.checked)] = Field("", repr=False)
+    forwarded_allow_ips: Annotated[str, AfterValidator(proxies)] = ""
     cors_origins: Listed = ()
 
     log_file: Annotated[Path | None, BeforeValidator(_path_or_none)] = Path("app.log")
@@ -75,11 +76,19 @@ class Settings(BaseSettings):
     connect_timeout: Seconds = 5.0
     command_timeout: Seconds = 30.0
     max_waiting: int = Field(256, ge=0)
+    drain_delay: float = Field(0, ge=0)
+    head_timeout: Seconds = 10.0
+    transfer_timeout: Seconds = 30.0
+    transfer_rate: Bytes = 8 * KiB
 
     max_body_bytes: Bytes = 2 * MiB
+    max_batch_body_bytes: Bytes = 16 * MiB
+    max_held_body_bytes: Bytes = 128 * MiB
     max_content_bytes: Bytes = 256 * KiB
     max_context_bytes: Bytes = 1 * MiB
     max_metadata_bytes: Bytes = 64 * KiB
+
+    evidence_grace: float = Field(3_600, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -95,6 +104,12 @@ class Settings(BaseSettings):
                 raise ValueError("CORS_ORIGINS takes origins like https://app.example.org, comma-separated")
         return self
 
+    @model_validator(mode="after")
+    def _every_body_can_be_held(self) -> Self:
+        if self.max_held_body_bytes < max(self.max_body_bytes, self.max_batch_body_bytes):
+            raise ValueError("MAX_HELD_BODY_BYTES is less than one body may have")
+        return self
+
     @property
     def protected_mode(self) -> bool:
         """Whether the documented example key is in use, and therefore answered to near clients only."""
@@ -103,16 +118,17 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """The settings of this process. Raises Refused with one line that names each setting at fault."""
-    if _ENV_FILE.exists() and not _ENV_FILE.is_file():
-        raise Refused(f"{_ENV_FILE} is not a file: remove it, or copy .env.example to .env")
     try:
-        return Settings()
+        return Settings(**_written())
     except ValidationError as error:
         raise Refused("; ".join(_explain(dict(fault)) for fault in error.errors())) from None
-    except UnicodeDecodeError:
-        raise Refused(f"{_ENV_FILE} is not UTF-8 text: save it again as UTF-8") from None
-    except OSError as error:
-        raise Refused(f"{_ENV_FILE} cannot be read: {error.strerror}") from None
+
+
+def _written() -> dict[str, Any]:
+    """What `.env` sets and the environment does not; compose keeps its POSTGRES_* in the same file."""
+    unset = Settings.model_fields.keys() - {name.lower() for name in os.environ}
+    values = {name.lower(): value for name, value in env_file.read(_ENV_FILE, os.environ).items()}
+    return {name: value for name, value in values.items() if name in unset and value is not None}
 
 
 def _explain(fault: dict[str, Any]) -> str:

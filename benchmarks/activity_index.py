@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from postgres import Postgres, bundled
+from tables import print_table
 
 SESSIONS, ACTIVE = 20_000, 1_000  # the write test: one session in twenty receives messages
 BIG_TENANT, BIG_USER = 200_000, 500  # the read test
@@ -118,14 +119,6 @@ class Turns:
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
     return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
-
-
-def print_table(*rows: Sequence[str]) -> None:
-    for number, row in enumerate(rows):
-        print("| " + " | ".join(row) + " |")
-        if number == 0:
-            print("|" + " --- |" * len(row))
-    print(flush=True)
 
 
 class WriteTest:

@@ -4,11 +4,13 @@
 
 It starts a service of its own on a free port, with an empty database in a temporary directory, and then runs the
 commands a user would type: a conversation about the documents in PATH (default: this project's own), a new name and a
-star for its session, a look back at it with the evidence behind each answer. Nothing is left behind.
+star for its session, a look back at it with the evidence behind each answer. In the end one document is withdrawn, and
+the past answers that stood on it are listed. Nothing is left behind.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import shlex
@@ -18,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
-from memory import Memory, StorageError
+from memory import JSON, Memory, StorageError
 from retrieval import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +56,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="rag-chat-demo-") as home, service(Path(home)) as environment:
             converse(environment, [os.path.relpath(path) for path in paths or own_documents()], questions)
             check(environment, questions)
+            withdraw(environment)
     except (DemoError, StorageError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -174,6 +178,39 @@ def check(environment: Environment, questions: Sequence[str]) -> None:
         raise DemoError("an answer or its evidence is missing")
     chunks = sum(len(answer["context"]["documents"]) for answer in answers)
     say(f"checked: {len(questions)} questions, each with its answer, on {chunks} pieces of evidence")
+
+
+def withdraw(environment: Environment) -> None:
+    """Withdraws a document that some answers cite and not all of them used, and looks at what became of them."""
+    with Memory(environment["RAG_CHAT_URL"], environment["API_KEY"], announce=say) as memory:
+        (session,) = memory.sessions(is_favorite="true")
+        before = list(memory.messages(session["id"]))
+        document_id = _worth_withdrawing(before[1::2])
+        say("a document turns out to be wrong: it is withdrawn, and the past answers that stood on it are found")
+        bot(environment, "withdraw", document_id, "--reason", "it describes an older release")
+        bot(environment, "uses", document_id)
+        listed = list(memory.answers_from(document_id))
+        after = list(memory.messages(session["id"]))
+    withdrawn = [message for message in after if message["evidence_status"] == "withdrawn"]
+    if [message["id"] for message in reversed(listed)] != [message["id"] for message in withdrawn]:
+        raise DemoError("the answers that are listed are not those that show the withdrawal")
+    judged = ("evidence_status", "evidence_documents")
+    if [_without(message, judged) for message in after] != [_without(message, judged) for message in before]:
+        raise DemoError("the withdrawal has changed a message")
+    say("one of them as the service answers it now; the message itself is as it was")
+    print(json.dumps({**_without(withdrawn[0], ("context",)), "context": "…"}, indent=2, ensure_ascii=False))
+    say(f"checked: {len(withdrawn)} of {len(before) // 2} answers stood on it, and show so")
+
+
+def _worth_withdrawing(answers: Sequence[JSON]) -> str:
+    documents = [{(one["document_id"], one["cited"]) for one in answer["context"]["documents"]} for answer in answers]
+    used: Counter[str] = Counter(name for each in documents for name in dict(each))
+    cited: Counter[str] = Counter(name for each in documents for name, is_cited in each if is_cited)
+    return max(cited, key=lambda name: (used[name] < len(answers), cited[name], used[name]))
+
+
+def _without(message: JSON, fields: Sequence[str]) -> JSON:
+    return {name: value for name, value in message.items() if name not in fields}
 
 
 if __name__ == "__main__":

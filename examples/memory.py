@@ -55,13 +55,7 @@ class Memory:
 
     def sessions(self, **filters: str) -> Iterator[JSON]:
         """All sessions, the last used first."""
-        query = {**filters, "limit": str(PAGE)}
-        while True:
-            page = self._call("GET", "/chat/sessions", query=query)
-            yield from page["sessions"]
-            if not page["next_cursor"]:
-                return
-            query["cursor"] = page["next_cursor"]
+        return self._pages("/chat/sessions", "sessions", filters)
 
     def update_session(self, session_id: str, **changes: Any) -> JSON:
         return self._call("PUT", f"/chat/sessions/{session_id}", body=changes)
@@ -85,10 +79,30 @@ class Memory:
             after = page["messages"][-1]["seq"]
 
     def latest(self, session_id: str, count: int) -> list[JSON]:
-        """The last messages, oldest first, without their evidence: a prompt needs the words alone."""
+        """The last messages, oldest first, without their evidence: it was retrieved for other questions."""
         query = {"order": "desc", "page_size": str(count), "context": "none"}
         page = self._call("GET", f"/chat/sessions/{session_id}/messages", query=query)
         return list(reversed(page["messages"]))
+
+    def mark(self, document_id: str, status: str, reason: str | None) -> JSON:
+        """Say of a source that it is withdrawn, or current again: of every answer that stood on it, past or future."""
+        body = {"document_id": document_id, "status": status, "reason": reason}
+        return self._call("PUT", "/chat/documents", body=body)
+
+    def answers_from(self, document_id: str) -> Iterator[JSON]:
+        """The answers that stood on a document, newest first, each with its uses of it; the texts are left out."""
+        query = {"document_id": document_id, "context": "refs"}
+        return self._pages("/chat/documents/messages", "messages", query)
+
+    def _pages(self, path: str, name: str, filters: dict[str, str]) -> Iterator[JSON]:
+        """What all pages of a cursor list hold under `name`."""
+        query = {**filters, "limit": str(PAGE)}
+        while True:
+            page = self._call("GET", path, query=query)
+            yield from page[name]
+            if not page["next_cursor"]:
+                return
+            query["cursor"] = page["next_cursor"]
 
     def _call(self, method: str, path: str, *, body: JSON | None = None, query: dict[str, str] | None = None) -> JSON:
         """Repeats the call, unchanged, while the service is busy: the id in the body keeps a repeat from doubling."""
@@ -147,6 +161,8 @@ def _explain(response: httpx.Response) -> str:
     if status == HTTPStatus.UNAUTHORIZED:
         return f"the service refused the key ({status}): set API_KEY (environment or ./.env) to the one it runs with"
     if status == HTTPStatus.NOT_FOUND and problem:
+        if response.request.url.path.startswith("/chat/documents"):
+            return f"no answer stood on this document ({status})"
         return f"there is no such session ({status}): `python examples/rag_bot.py sessions` lists them"
     detail = str(problem.get("detail", "no reason given")).rstrip(".")
     return f"the service answered {status} {problem.get('code', response.reason_phrase)}: {detail}"

@@ -3,6 +3,8 @@
     python examples/rag_bot.py ask docs/ "How do I change the rate limit?"
     python examples/rag_bot.py chat docs/ --session last
     python examples/rag_bot.py history last --evidence
+    python examples/rag_bot.py withdraw docs/configuration.md --reason "It names a setting that is gone"
+    python examples/rag_bot.py uses docs/configuration.md
 
 RAG_CHAT_URL says where the service is (default http://localhost:8000) and API_KEY with which key to call it; both may
 stand in ./.env. Answers are quoted from the documents; if OPENAI_MODEL is set, that chat model writes them instead, at
@@ -22,7 +24,7 @@ from answers import Chatbot, ChatModel, ModelError
 from dotenv import load_dotenv
 from memory import Memory, StorageError
 from retrieval import Library, load
-from transcript import show_answer, show_evidence, show_message, show_session
+from transcript import show_answer, show_document, show_evidence, show_message, show_session, show_use
 
 SHOWN = 10  # messages shown when a session is resumed
 NAME_LENGTH = 80
@@ -90,6 +92,18 @@ def delete(memory: Memory, options: argparse.Namespace) -> None:
     session_id = _session_id(memory, options.session)
     memory.delete_session(session_id)
     print(f"deleted {session_id} and its messages")
+
+
+def withdraw(memory: Memory, options: argparse.Namespace) -> None:
+    status = "current" if options.undo else "withdrawn"
+    show_document(memory.mark(_clean(options.document), status, options.reason and _clean(options.reason)))
+
+
+def uses(memory: Memory, options: argparse.Namespace) -> None:
+    answers = list(memory.answers_from(_clean(options.document)))
+    for answer in answers:
+        show_use(answer)
+    print(f"\nanswers that stood on {options.document}: {len(answers)}")
 
 
 def _chatbot(memory: Memory, paths: Sequence[Path]) -> Chatbot:
@@ -166,6 +180,11 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument("session", metavar="SESSION", help="its id, or `last`")
     renaming.add_argument("name", metavar="NAME")
     marking.add_argument("--off", action="store_true", help="take the mark away")
+    withdrawing = command(withdraw, "say that a document is wrong: every answer that stood on it shows so")
+    withdrawing.add_argument("--reason", help="why, for whoever reads those answers")
+    withdrawing.add_argument("--undo", action="store_true", help="it was right after all")
+    for subparser in (withdrawing, command(uses, "list the answers that stood on a document, newest first")):
+        subparser.add_argument("document", metavar="DOCUMENT", help="its id, as `history --evidence` shows it")
     return parser
 
 

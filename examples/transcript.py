@@ -16,6 +16,8 @@ def show_session(session: JSON) -> None:
 def show_message(message: JSON) -> None:
     text = "(redacted)" if message["redacted_at"] else message["content"]
     print(f"\n#{message['seq']} {message['sender']}, {_when(message['created_at'])}\n{text}")
+    if message["evidence_documents"]:
+        print(f"! {message['evidence_status']}: {', '.join(message['evidence_documents'])}")
 
 
 def show_answer(message: JSON) -> None:
@@ -32,6 +34,22 @@ def show_evidence(message: JSON) -> None:
         rank, score, chunk = (str(document.get(name)) for name in ("rank", "score", "chunk_id"))
         used, cited = ("yes" if document.get(name) else "no" for name in ("in_prompt", "cited"))
         print(COLUMNS.format(rank, score, used, cited, chunk, _place(document)))
+
+
+def show_document(document: JSON) -> None:
+    reason = f": {document['reason']}" if document["reason"] else ""
+    print(f"{document['document_id']} is {document['status']}{reason}")
+
+
+def show_use(message: JSON) -> None:
+    """An answer with how it used the document that was asked about."""
+    where = f"{message['session_id']} #{message['seq']}"
+    print(f"\n{where}, {_when(message['created_at'])}, its evidence is {message['evidence_status']}")
+    if isinstance(message["context"], dict) and (question := message["context"].get("query")):
+        print(f"    {question}")
+    for use in message["uses"]:
+        manner = [name for name in ("in_prompt", "cited") if use[name]] or ["retrieved only"]
+        print(f"    chunk {use['chunk_id']}, rank {use['rank']}, score {use['score']}: {', '.join(manner)}")
 
 
 def _documents(context: Any) -> list[JSON]:

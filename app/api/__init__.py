@@ -4,7 +4,7 @@ from fastapi import FastAPI, Security
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from app.api import documentation, health, messages, sessions
+from app.api import documentation, documents, health, messages, sessions
 from app.api.methods import MethodTable
 from app.api.problems import responses
 
@@ -14,7 +14,7 @@ _KEYS = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HT
 
 def install(app: FastAPI) -> MethodTable:
     """Add every route to `app`; the table of their paths and methods."""
-    for router in (sessions.router, messages.router, health.router):
+    for router in (sessions.router, messages.router, documents.router, health.router):
         app.include_router(router, dependencies=_KEYS, responses=responses(401, 403, 422, 429, 500, 503))
     app.include_router(health.probes)
     documentation.install(app)

@@ -5,8 +5,8 @@ bytes; every fault is named by its field; unknown and repeated parameters are re
 request where FastAPI's own dependency solver costs 114.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from inspect import Parameter, signature
 from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import unquote_to_bytes
@@ -19,12 +19,16 @@ from starlette.responses import Response
 
 from app import ids, strict_json
 from app.api import faults
-from app.api.call import Call, CallContext
-from app.errors import BodyTooLarge, Fault, Invalid, MalformedJson, UnsupportedMediaType
+from app.api.body import held_body
+from app.api.call import Call, CallContext, CallOfNoUser
+from app.api.fields import Body
+from app.errors import Fault, Invalid, MalformedJson, NotExecuted
+
+_REPEATS = 3  # a migration is a few statements long, and each may outdate a statement that was prepared
 
 
 class BoundRoute(APIRoute):
-    """A route whose endpoint takes a Call, UUIDs of its path, one model of its query and one of its body."""
+    """A route whose endpoint takes a Call or a Request, UUIDs of its path, one model of its query, one of its body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         return _Binding(self.endpoint).handle
@@ -36,9 +40,9 @@ class _Binding:
     def __init__(self, endpoint: Callable[..., Awaitable[Response]]) -> None:
         self._endpoint = endpoint
         self._path: list[str] = []
-        self._call = ""
+        self._caller: tuple[str, Callable[[Request], CallContext | Request]] = ("", CallContext)
         self._query: tuple[str, type[BaseModel]] | None = None
-        self._body: tuple[str, type[BaseModel], bool] | None = None
+        self._body: tuple[str, type[Body], bool] | None = None
         for name, parameter in signature(endpoint, eval_str=True).parameters.items():
             self._place(name, parameter)
 
@@ -46,8 +50,10 @@ class _Binding:
         kind, *markers = (
             get_args(parameter.annotation) if get_origin(parameter.annotation) is Annotated else (parameter.annotation,)
         )
-        if parameter.annotation == Call:
-            self._call = name
+        if parameter.annotation in (Call, CallOfNoUser):
+            self._caller = (name, CallContext)
+        elif parameter.annotation is Request:
+            self._caller = (name, lambda request: request)
         elif any(isinstance(marker, params.Path) for marker in markers):
             self._path.append(name)
         elif any(isinstance(marker, params.Query) for marker in markers):
@@ -56,8 +62,15 @@ class _Binding:
             self._body = (name, kind, parameter.default is not Parameter.empty)
 
     async def handle(self, request: Request) -> Response:
-        raw = await read_body(request) if self._body else b""
-        arguments: dict[str, Any] = {self._call: CallContext(request)}
+        if self._body is None:
+            return await self._run(self._arguments(request, b""))
+        limit = getattr(request.app.state.settings, self._body[1].limit)
+        async with held_body(request, limit) as raw:
+            return await self._run(self._arguments(request, raw))
+
+    def _arguments(self, request: Request, raw: bytes | bytearray) -> dict[str, Any]:
+        caller, made_from = self._caller
+        arguments: dict[str, Any] = {caller: made_from(request)}
         found: list[Fault] = []
         for name in self._path:
             arguments[name] = _id(request, name, found)
@@ -67,10 +80,17 @@ class _Binding:
         else:
             _query_model(request, _NoQuery, found)
         if self._body:
-            name, model, optional = self._body
-            arguments[name] = _body_model(request, raw, model, optional, found)
+            name, body, optional = self._body
+            arguments[name] = _body_model(request, raw, body, optional, found)
         if found:
             raise Invalid(*found)
+        return arguments
+
+    async def _run(self, arguments: dict[str, Any]) -> Response:
+        """The endpoint's answer. What did nothing is run again: a migration came between, or a demoted primary."""
+        for _ in range(_REPEATS):
+            with suppress(NotExecuted):
+                return await self._endpoint(**arguments)
         return await self._endpoint(**arguments)
 
 
@@ -127,57 +147,16 @@ def _text(raw: bytes) -> str | None:
 
 
 def _body_model(
-    request: Request, raw: bytes, model: type[BaseModel], optional: bool, found: list[Fault]
+    request: Request, raw: bytes | bytearray, model: type[Body], optional: bool, found: list[Fault]
 ) -> BaseModel | None:
     if not raw and not optional:
         raise MalformedJson("is empty, and a JSON object is required")
     try:
-        value = strict_json.parse(raw) if raw else {}
-        if isinstance(value, dict):
-            _forget_most_unknown(value, model)
+        value = strict_json.parse(raw, envelope=model.levels) if raw else {}
+        model.forget_unknown(value, faults.MOST)
         return model.model_validate(value, context=request.app.state.settings)
     except Invalid as invalid:
         found.extend(invalid.faults)
     except ValidationError as error:
         found.extend(faults.from_pydantic("body", error))
     return None
-
-
-def _forget_most_unknown(value: dict[str, Any], model: type[BaseModel]) -> None:
-    """Leave as many unknown fields as one answer names: pydantic takes 13 s to tell of 170,000 of them."""
-    unknown = [name for name in value if name not in model.model_fields]
-    for name in unknown[faults.MOST :]:
-        del value[name]
-
-
-_JSON = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IGNORECASE)
-_UTF8 = re.compile(r"charset\s*=\s*\"?utf-?8\"?", re.ASCII | re.IGNORECASE)
-
-
-async def read_body(request: Request) -> bytes:
-    """The body, in bounded memory. Raises UnsupportedMediaType and BodyTooLarge before it is read or while it is."""
-    length = int(request.headers.get("content-length", "0")[:20])
-    limit = request.app.state.settings.max_body_bytes
-    if length:
-        _check_media_type(request)
-    if length > limit:
-        raise BodyTooLarge(limit)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        if chunk and not chunks:
-            _check_media_type(request)  # a chunked body shows only now that it is one
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(limit)
-        chunks.append(chunk)
-    request.state.body_was_read = True
-    return b"".join(chunks)
-
-
-def _check_media_type(request: Request) -> None:
-    media_type, *parameters = (part.strip() for part in request.headers.get("content-type", "").split(";"))
-    if not _JSON.fullmatch(media_type) or not all(_UTF8.fullmatch(part) for part in parameters if part):
-        raise UnsupportedMediaType("The body must be JSON: send 'Content-Type: application/json'.")
-    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
-        raise UnsupportedMediaType("The body may not be compressed: leave Content-Encoding out.")

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from app import ids
 from app.db.pool import Database
 from app.errors import InvalidHeader
+from app.store.evidence import Evidence
 
 MAX_USER = 255
 _MAX_KEY = 255
@@ -20,11 +21,12 @@ _ENTITY_TAG = re.compile(rb'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 class CallContext:
     """The request, read no further than its headers. Raises InvalidHeader where one that is asked for is broken."""
 
-    __slots__ = ("_request", "db", "tenant_id", "user")
+    __slots__ = ("_request", "db", "evidence", "tenant_id", "user")
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self.db: Database = request.app.state.db
+        self.evidence: Evidence = request.app.state.evidence
         self.tenant_id: int = request.state.tenant_id
         self.user = _user(request)
 
@@ -38,15 +40,16 @@ class CallContext:
         key = _idempotency_key(self._request)
         return None if key is None else ids.derived(*scope, key)
 
-    @property
-    def protected_mode(self) -> bool:
-        return bool(self._request.app.state.settings.protected_mode)
-
 
 def _documented(
     x_user_id: Annotated[
         str | None,
-        Header(alias="X-User-Id", description="Narrows the call to this user's sessions: any other is a 404."),
+        Header(
+            alias="X-User-Id",
+            description="Narrows the call to this user's sessions: any other is a 404.",
+            min_length=1,
+            max_length=MAX_USER,
+        ),
     ] = None,
 ) -> None:
     """Never called: binding.py makes the CallContext, and this puts the header into OpenAPI."""
@@ -55,10 +58,21 @@ def _documented(
 Call = Annotated[CallContext, Depends(_documented)]
 
 
+def _no_user_documented() -> None: ...
+
+
+CallOfNoUser = Annotated[CallContext, Depends(_no_user_documented)]
+"""Of a route that refuses X-User-Id, so that OpenAPI does not offer it."""
+
+
 def _documented_conditions(
     if_match: Annotated[
         str | None,
-        Header(alias="If-Match", description='The revision the session must have, as its ETag: `"7"`. Else 412.'),
+        Header(
+            alias="If-Match",
+            description='The revision the session must have, as its ETag: `"7"`. Else 412.',
+            pattern=r'^(\*|(W/)?"[!#-~]*")$',
+        ),
     ] = None,
 ) -> None: ...
 
@@ -67,7 +81,9 @@ def _documented_key(
     idempotency_key: Annotated[
         str | None,
         Header(
-            alias="Idempotency-Key", description="Makes a repeat of this call a replay; 1-255 visible ASCII characters."
+            alias="Idempotency-Key",
+            description="Makes a repeat of this call a replay; 1-255 visible ASCII characters.",
+            pattern=f"^[!-~]{{1,{_MAX_KEY}}}$",
         ),
     ] = None,
 ) -> None: ...

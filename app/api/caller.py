@@ -14,6 +14,7 @@ from app.errors import ExampleKey, Unauthorized
 from app.settings import EXAMPLE_KEY
 
 _OPEN = frozenset(("/livez", "/readyz", "/metrics", "/openapi.json", "/favicon.ico", "/docs"))
+_FORWARDED = ("x-forwarded-for", "x-real-ip")
 
 
 def is_open(scope: Scope) -> bool:
@@ -69,10 +70,7 @@ def _key(scope: Scope) -> bytes:
 
 
 def _is_near(request: Request) -> bool:
-    """A proxy on this host is near and its clients are not, so what it forwards for counts as well."""
-    forwarded = request.headers.get("x-forwarded-for", "")
-    addresses = [
-        request.client.host if request.client else "",
-        *(part.strip() for part in forwarded.split(",") if part),
-    ]
-    return all(is_near(address) for address in addresses)
+    """A proxy on this host is near and its clients are not, so whom it names counts as well, believed or not."""
+    named = [line for header in _FORWARDED for line in request.headers.getlist(header)]
+    addresses = [part.strip() for line in named for part in line.split(",")]
+    return all(is_near(address) for address in (request.client.host if request.client else "", *addresses))

@@ -28,6 +28,7 @@ _ABOUT = (
 _TAGS = [
     {"name": "sessions", "description": "Conversations."},
     {"name": "messages", "description": "What was said, with the context it stood on."},
+    {"name": "documents", "description": "The sources of answers: which answers stood on one, and its mark."},
     {"name": "service", "description": "The service itself."},
     {"name": "probes", "description": "For orchestrators and monitoring: no key, not counted by the rate limit."},
 ]
@@ -77,9 +78,21 @@ def schema(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title="RAG Chat Storage", version=VERSION, description=_ABOUT, routes=app.routes, tags=_TAGS
         )
+        _take_null_from_parameters(document)
         schemas = document["components"]["schemas"]
         schemas["Problem"] = problem_schema()
         for noun, example in EXAMPLES.items():
             schemas[noun]["example"] = example
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _take_null_from_parameters(document: dict[str, Any]) -> None:
+    """A query or a header cannot hold null: what is optional may only be left out."""
+    operations = (operation for methods in document["paths"].values() for operation in methods.values())
+    for parameter in (parameter for operation in operations for parameter in operation.get("parameters", ())):
+        schema = parameter["schema"]
+        kinds = [kind for kind in schema.pop("anyOf", ()) if kind != {"type": "null"}]
+        if kinds:
+            (kind,) = kinds
+            parameter["schema"] = kind | schema

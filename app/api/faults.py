@@ -19,6 +19,8 @@ _WORDS = {
     "dict_type": ("type", "must be an object"),
     "string_too_short": ("empty", "may not be empty"),
     "string_too_long": ("too_long", "may hold {max_length} characters at most"),
+    "too_short": ("empty", "may not be empty"),
+    "too_long": ("too_long", "may hold {max_length} at most"),
     "greater_than_equal": ("range", "must be {ge} or more"),
     "less_than_equal": ("range", "must be {le} or less"),
     "literal_error": ("choice", "must be {expected}"),

@@ -1,5 +1,6 @@
 """Health, probes and metrics: whether this process and its database can serve."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -9,7 +10,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app import VERSION
 from app.api.binding import BoundRoute
-from app.api.call import Call
 from app.telemetry import metrics
 
 router = APIRouter(route_class=BoundRoute, tags=["service"])
@@ -31,14 +31,15 @@ def _example(value: dict[str, Any], description: str) -> dict[str, Any]:
     summary="Health, with the database's",
     responses={200: _example(_HEALTHY, "Healthy"), 503: _example(_UNHEALTHY, "The database does not answer")},
 )
-async def health(call: Call) -> Response:
-    if not await call.db.ping():
+async def health(request: Request) -> Response:
+    state = request.app.state
+    if not await state.db.ping():
         return JSONResponse(_UNHEALTHY, 503)
     return JSONResponse(
         _HEALTHY
         | {
             "uptime_seconds": int(time.monotonic() - _STARTED),
-            "protected_mode": call.protected_mode,
+            "protected_mode": state.settings.protected_mode,
         }
     )
 
@@ -63,7 +64,7 @@ async def livez() -> Response:
     },
 )
 async def readyz(request: Request) -> Response:
-    if await request.app.state.db.ping():
+    if not request.app.state.draining and await request.app.state.db.ping():
         return JSONResponse({"status": "ready"})
     return JSONResponse({"status": "not_ready"}, 503)
 
@@ -74,6 +75,7 @@ async def readyz(request: Request) -> Response:
     summary="Prometheus metrics",
     response_class=PlainTextResponse,
 )
-async def scrape() -> Response:
-    body, content_type = metrics.render()
+async def scrape(request: Request) -> Response:
+    ready = await request.app.state.db.ping()
+    body, content_type = await asyncio.to_thread(metrics.render, ready=ready)
     return Response(body, headers={"Content-Type": content_type})

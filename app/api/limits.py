@@ -1,24 +1,34 @@
 """How much is let in: the rate limit per client address, and the bound on waiting requests.
 
-slowapi's Limiter supplies storage and strategy and is called from here: its own middlewares do not see routes
+slowapi's Limiter counts, see rate_limit.py, and is called from here: its own middlewares do not see routes
 that were added with include_router, and its decorators run after authentication.
 """
 
-import os
+import asyncio
+import logging
 import time
-import warnings
-from collections.abc import Mapping
-from math import ceil
 
 import limits
-from slowapi import Limiter
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.addresses import bucket
 from app.api.caller import is_open
+from app.api.rate_limit import InMemory, Shared
 from app.errors import Overloaded, RateLimited
 from app.telemetry import metrics
+
+REFUSALS_A_ROUND = 16
+"""Requests that the overload limit refuses in one round of the event loop, at most.
+
+With 64, a thousand clients that wait a second are told in 0.1 s instead of 0.5 (median), but where a thousand do not
+wait accepted requests fall from 227 a second to 137: `make torture ARGS=overload`.
+"""
+
+TOLD_EVERY = 10.0
+"""Seconds between two lines in the log that say that requests are refused."""
+
+_log = logging.getLogger("app")
 
 
 def client_address(request: Request) -> str:
@@ -29,42 +39,55 @@ def client_address(request: Request) -> str:
 class RateLimit:
     """One moving window per client address for all paths and all results; a refused request takes no slot."""
 
-    def __init__(self, app: ASGIApp, limit: str) -> None:
+    def __init__(self, app: ASGIApp, limit: str, storage_uri: str = "") -> None:
         self._app = app
         self._limit = limit
-        self._item = limits.parse(limit)
-        with warnings.catch_warnings(action="ignore"):
-            # Without a file of its own the Limiter would read .env, in a dialect of its own; it warns of an empty one.
-            limiter = Limiter(client_address, strategy="moving-window", config_filename=os.devnull)
-        self._window = limiter.limiter
+        self._amount = str(limits.parse(limit).amount)
+        self._counted = Shared(limit, storage_uri) if storage_uri else InMemory(limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_open(scope):
+        if scope["type"] == "lifespan":
+            await self._run(scope, receive, send)
+        elif scope["type"] != "http" or is_open(scope):
             await self._app(scope, receive, send)
-            return
-        client = client_address(Request(scope))
-        accepted = self._window.hit(self._item, client)
-        headers = scope["state"]["headers"] = self._headers(client)
-        if not accepted:
-            raise RateLimited(self._limit, {"Retry-After": headers["RateLimit-Reset"]})
-        await self._app(scope, receive, send)
+        else:
+            taken = await self._counted.take(client_address(Request(scope)))
+            scope["state"]["headers"] = {
+                "RateLimit-Limit": self._amount,
+                "RateLimit-Remaining": str(taken.remaining),
+                "RateLimit-Reset": str(taken.reset),
+            }
+            if not taken.accepted:
+                raise RateLimited(self._limit, {"Retry-After": str(taken.reset)})
+            await self._app(scope, receive, send)
 
-    def _headers(self, client: str) -> Mapping[str, str]:
-        reset, remaining = self._window.get_window_stats(self._item, client)
-        return {
-            "RateLimit-Limit": str(self._item.amount),
-            "RateLimit-Remaining": str(remaining),
-            "RateLimit-Reset": str(max(1, ceil(reset - time.time()))),
-        }
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Starts last, when the log is set up, and ends with the application."""
+
+        async def send_started(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self._counted.start()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_started)
+        finally:
+            self._counted.close()
 
 
 class Overload:
-    """Refuses at once what could only wait: with `most` requests in flight the next one gets a 503."""
+    """Refuses at once what could only wait: with `most` requests in flight the next one gets a 503.
+
+    Refusals take turns, a few in each round of the event loop. A thousand clients that ask again at once would else
+    fill every round with refusals, of which an accepted request needs five or so: 507 a second fell to 30.
+    """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
         self._in_flight = 0
+        self._turns = asyncio.Semaphore(REFUSALS_A_ROUND)
+        self._told_at = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or is_open(scope):
@@ -72,9 +95,19 @@ class Overload:
             return
         if self._in_flight >= self._most:
             metrics.shed.inc()
+            self._tell()
+            async with self._turns:
+                await asyncio.sleep(0)
             raise Overloaded
         self._in_flight += 1
         try:
             await self._app(scope, receive, send)
         finally:
             self._in_flight -= 1
+
+    def _tell(self) -> None:
+        """Log it once in a while: a line for each refusal would cost more than the refusal."""
+        now = time.monotonic()
+        if now - self._told_at >= TOLD_EVERY:
+            self._told_at = now
+            _log.warning("overloaded: %d requests are in flight, further ones are answered 503", self._in_flight)

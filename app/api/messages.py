@@ -1,21 +1,21 @@
-"""Messages: append, read one, read a page or the messages next to a seq."""
+"""Messages: append one or a batch, read one, read a page or the messages next to a seq, redact, rewind."""
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from starlette.responses import Response
 
-from app import ids, strict_json
 from app.api import fields
-from app.api.answers import ETAG, LOCATION, REPLAYED, answer, stored
+from app.api.answers import ETAG, LOCATION, REPLAYED, answer, etag, stored
 from app.api.binding import BoundRoute
 from app.api.call import CONDITIONAL, IDEMPOTENT, Call
+from app.api.drafts import NewMessage, NewMessages
 from app.api.problems import responses
 from app.errors import Fault, Invalid
-from app.models import Message, MessageDraft, MessagePage, MessageSlice
+from app.models import Message, MessageBatch, MessageDraft, MessagePage, MessageSlice, Rewound, Stored, StoredMessage
+from app.store import append as appending
 from app.store import messages
 from app.store.messages import BEYOND, Backward, Forward
 from app.telemetry import metrics
@@ -23,74 +23,6 @@ from app.telemetry import metrics
 router = APIRouter(
     route_class=BoundRoute, prefix="/chat/sessions/{session_id}/messages", tags=["messages"], responses=responses(400)
 )
-
-_EXAMPLE: dict[str, Any] = {
-    "sender": "assistant",
-    "content": "25 days a year.",
-    "context": {
-        "query": "How many days of leave?",
-        "documents": [
-            {
-                "document_id": "hr/leave.md",
-                "chunk_id": "hr/leave.md#2",
-                "text": "Leave is 25 days.",
-                "score": 8.1,
-                "rank": 1,
-            }
-        ],
-    },
-    "metadata": {"model": "gpt-5"},
-}
-
-
-def _in_openapi(schema: dict[str, Any]) -> None:
-    schema["example"] = _EXAMPLE
-    schema["required"].remove("sender")
-    schema["anyOf"] = [{"required": ["sender"]}, {"required": ["role"]}]
-
-
-class NewMessage(fields.Body):
-    """`role` is another name for `sender`. `context` is what was retrieved for an answer: any JSON value."""
-
-    id: fields.Id | None = None
-    sender: fields.Sender
-    role: fields.Sender | None = None
-    content: fields.Content
-    context: fields.Context = None
-    metadata: fields.Metadata = Field(default_factory=fields.no_metadata)
-    created_at: fields.Moment | None = None
-
-    model_config = ConfigDict(json_schema_extra=_in_openapi)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _role_is_sender(cls, sent: Any) -> Any:
-        if isinstance(sent, dict) and sent.get("sender") is None and sent.get("role") is not None:
-            return {**sent, "sender": sent["role"]}
-        return sent
-
-    @field_validator("role")
-    @classmethod
-    def _one_sender(cls, role: str | None, info: ValidationInfo) -> str | None:
-        if role not in (None, info.data.get("sender")):
-            fields.refuse("conflict", "differs from sender, of which it is another name")
-        return role
-
-    def draft(self, call: Call, session_id: UUID) -> MessageDraft:
-        known_id = self.id or call.derived_id("message", str(session_id))
-        sent: dict[str, Any] = {"sender": self.sender, "content": self.content, "metadata": self.metadata.value}
-        if self.context is not None:
-            sent["context"] = self.context.value
-        return MessageDraft(
-            id=known_id or ids.new(),
-            is_new=known_id is None,
-            sender=self.sender,
-            content=self.content,
-            context=self.context and self.context.text,
-            metadata=self.metadata.text,
-            created_at=self.created_at,
-            fingerprint=strict_json.fingerprint(sent),
-        )
 
 
 class Shown(fields.Query):
@@ -102,29 +34,71 @@ class Shown(fields.Query):
     operation_id="appendMessage",
     summary="Add a message to a session",
     status_code=201,
-    response_model=Message,
+    response_model=StoredMessage,
     responses={
-        200: {"model": Message, "description": "A replay: the message as it is now", "headers": ETAG | REPLAYED},
+        200: {
+            "model": StoredMessage,
+            "description": "A replay: the message as it is now",
+            "headers": ETAG | LOCATION | REPLAYED,
+        },
         201: {"headers": ETAG | LOCATION},
-        **responses(404, 409, 412, 413, 415, 507),
+        **responses(404, 408, 409, 412, 413, 415, 507),
     },
     dependencies=[CONDITIONAL, IDEMPOTENT],
 )
 async def append(call: Call, session_id: fields.PathId, query: Annotated[Shown, Query()], body: NewMessage) -> Response:
-    draft = body.draft(call, session_id)
+    result = await _append(call, session_id, query, [body.draft(call, session_id)])
+    [message] = result.resource
+    return stored(
+        Stored(message, result.revision, result.replayed), f"/chat/sessions/{session_id}/messages/{message.id}"
+    )
+
+
+@router.post(
+    "/batch",
+    operation_id="appendMessages",
+    summary="Add up to 500 messages to a session, all of them or none",
+    status_code=201,
+    response_model=MessageBatch,
+    responses={
+        200: {
+            "model": MessageBatch,
+            "description": "A replay: the messages as they are now",
+            "headers": ETAG | REPLAYED,
+        },
+        201: {"headers": ETAG},
+        **responses(404, 408, 409, 412, 413, 415, 507),
+    },
+    dependencies=[CONDITIONAL, IDEMPOTENT],
+)
+async def append_batch(
+    call: Call, session_id: fields.PathId, query: Annotated[Shown, Query()], body: NewMessages
+) -> Response:
+    result = await _append(call, session_id, query, body.drafts(call, session_id))
+    return stored(Stored(MessageBatch(result.resource), result.revision, result.replayed))
+
+
+async def _append(call: Call, session_id: UUID, query: Shown, drafts: list[MessageDraft]) -> Stored[list[Message]]:
     async with call.db.driver() as conn:
-        result = await messages.append(conn, call.tenant_id, call.user, session_id, draft, call.revisions)
+        result = await appending.append(
+            conn, call.tenant_id, call.user, call.evidence, session_id, drafts, call.revisions, query.context
+        )
     if not result.replayed:
-        metrics.appended.inc()
-    if query.context == "none":
-        result = replace(result, resource=replace(result.resource, context=None))
-    return stored(result, f"/chat/sessions/{session_id}/messages/{result.resource.id}")
+        metrics.appended.inc(len(drafts))
+    return replace(result, resource=[_warned(*both) for both in zip(result.resource, drafts, strict=True)])
+
+
+def _warned(message: Message, draft: MessageDraft) -> Message:
+    """The message with what of its context is not understood, if there is anything."""
+    if draft.context is None or not draft.context.warnings:
+        return message
+    return StoredMessage(**message.members(), context_warnings=draft.context.warnings)
 
 
 class MessageQuery(Shown):
     """Either `page` and `page_size`, or `after` or `before` (a seq, exclusive) and `limit`."""
 
-    page: Annotated[fields.Whole, Field(ge=1)] = 1
+    page: fields.Counted = 1
     page_size: fields.Limit = 20
     after: fields.Whole | None = None
     before: fields.Whole | None = None
@@ -167,9 +141,7 @@ def _conflict(field: str, message: str) -> Invalid:
 async def find(call: Call, session_id: fields.PathId, query: Annotated[MessageQuery, Query()]) -> Response:
     place = query.place()
     async with call.db.driver() as conn:
-        window = await messages.find(
-            conn, call.tenant_id, call.user, session_id, place, with_context=query.context == "full"
-        )
+        window = await messages.find(conn, call.tenant_id, call.user, call.evidence, session_id, place, query.context)
     shown = window.messages if query.order == "asc" else window.messages[::-1]
     page = (
         MessageSlice(shown, window.total, None, query.limit, window.has_more)
@@ -191,6 +163,50 @@ async def get(
 ) -> Response:
     async with call.db.driver() as conn:
         message = await messages.get(
-            conn, call.tenant_id, call.user, session_id, message_id, with_context=query.context == "full"
+            conn, call.tenant_id, call.user, call.evidence, session_id, message_id, query.context
         )
     return answer(message)
+
+
+@router.delete(
+    "/{message_id}",
+    operation_id="redactMessage",
+    summary="Remove what a message says",
+    description=(
+        "The message keeps its seq; content, context and metadata are gone from the row at once, from the disk after "
+        "vacuum and the recycling of the WAL, and from backups with the next one."
+    ),
+    status_code=204,
+    responses={204: {"headers": ETAG}, **responses(404, 412, 507)},
+    dependencies=[CONDITIONAL],
+)
+async def redact(call: Call, session_id: fields.PathId, message_id: fields.PathId) -> Response:
+    async with call.db.write() as conn:
+        revision = await messages.redact(
+            conn, call.tenant_id, call.user, call.evidence.counts, session_id, message_id, call.revisions
+        )
+    return Response(status_code=204, headers=etag(revision))
+
+
+class RewindQuery(fields.Query):
+    """`after` is the seq of the last message that stays; 0 removes all."""
+
+    after: fields.Whole
+
+
+@router.delete(
+    "",
+    operation_id="rewindSession",
+    summary="Remove every message behind a seq",
+    description="The next message gets the seq that follows `after`. Gone as with redaction: row, disk, next backup.",
+    response_model=Rewound,
+    responses={200: {"headers": ETAG}, **responses(404, 412, 507)},
+    dependencies=[CONDITIONAL],
+)
+async def rewind(call: Call, session_id: fields.PathId, query: Annotated[RewindQuery, Query()]) -> Response:
+    after = min(query.after, BEYOND)
+    async with call.db.write() as conn:
+        rewound = await messages.rewind(
+            conn, call.tenant_id, call.user, call.evidence.counts, session_id, after, call.revisions
+        )
+    return answer(rewound, revision=rewound.revision)

@@ -1,8 +1,10 @@
 """Errors as answers: RFC 9457 `application/problem+json`, and their place in OpenAPI."""
 
 import logging
+import time
 from dataclasses import asdict
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
 import orjson
@@ -10,11 +12,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Fault, InternalError, Problem
+from app.errors import Fault, InternalError, Overloaded, Problem, Unavailable
+from app.telemetry import metrics
 
 _log = logging.getLogger("app.api")
 
 MEDIA_TYPE = "application/problem+json"
+
+FRAMES_EVERY = 1.0
+"""Seconds in which the frames of one kind of 503 are logged once."""
 
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; Python 3.11 has older ones
 
@@ -24,6 +30,7 @@ class Problems:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._told_at: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,27 +49,45 @@ class Problems:
             return
         except Exception as error:
             problem = error if isinstance(error, Problem) else InternalError()
-            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                _log.error("%s", problem.code, exc_info=error)
+            metrics.problems.labels(problem.code).inc()
+            self._tell(problem, error)
             if started:
                 raise
             await render(problem, Request(scope))(scope, receive, send)
 
+    def _tell(self, problem: Problem, error: Exception) -> None:
+        """Log a 5xx; where one cause fails every request, its frames once in a while: they cost 2 ms.
+
+        Of overload the access line and the metrics tell, and limits.py: it is no time for more work.
+        """
+        if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(problem, Overloaded):
+            return
+        now = time.monotonic()
+        known = isinstance(problem, Unavailable) and now - self._told_at.get(problem.code, -inf) < FRAMES_EVERY
+        if not known:
+            self._told_at[problem.code] = now
+        _log.error("%s", problem.code, exc_info=None if known else error)
+
 
 def render(problem: Problem, request: Request) -> Response:
+    return Response(
+        content(problem, request.state.request_id), problem.status, headers=problem.headers, media_type=MEDIA_TYPE
+    )
+
+
+def content(problem: Problem, request_id: str) -> bytes:
+    """The body of the answer."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(problem.status) or HTTPStatus(problem.status).phrase,
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
-        "request_id": request.state.request_id,
+        "request_id": request_id,
     }
     if problem.faults:
         body["errors"] = [_fault(fault) for fault in problem.faults]
-    return Response(
-        orjson.dumps(body | problem.members), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers
-    )
+    return orjson.dumps(body | problem.members)
 
 
 def _fault(fault: Fault) -> dict[str, str]:
@@ -92,6 +117,11 @@ def problem_schema() -> dict[str, Any]:
             "type": "array",
             "description": "With 400 and 422: each field at fault; a JSON Pointer in a body, the plain name elsewhere.",
             "items": {"type": "object", "properties": fault, "required": list(fault)},
+        },
+        "known": {
+            "type": "array",
+            "description": "With 409 of messages: the ids that are stored, of those that were sent.",
+            "items": {"type": "string", "format": "uuid"},
         },
         "revision": {"type": "integer", "description": "With 412: the session's revision."},
     }

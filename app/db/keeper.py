@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -24,7 +25,14 @@ from app.db.cluster import Account, Cluster, Refusal, account_for
 SUPERUSER = "postgres"
 PORT = 5432
 STARTED_IN_VAIN = 1
+ENDED_FOR_GOOD = 2
+"""Like STARTED_IN_VAIN, of a PostgreSQL that had run before: a full disk, mostly, where its recovery needs room."""
+LARGE_LOG = 10 * 1024 * 1024
+"""Bytes of postgres.log from which on a start begins a new one, and keeps the old one as postgres.log.1."""
+NEW_CLUSTER = 64 * 1024 * 1024
+"""Bytes on disk of a cluster with our schema: 46 MiB, and room to start in."""
 
+_ROOM_FOR_A_LINE = 65536
 _SOURCES = Path(__file__).parents[2]
 _COMPLAINT = re.compile(r"(?:(?:FATAL|PANIC|error|\w+Error): +|^(?:initdb|postgres): (?=could))(.+)", re.MULTILINE)
 
@@ -33,24 +41,28 @@ class Keeper:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._alone = threading.Event()
+        self._postgres: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         """Keep PostgreSQL running until its last user is gone. Returns the exit status."""
         threading.Thread(target=self._stop_when_alone, daemon=True).start()
+        in_vain = STARTED_IN_VAIN
         while True:
             held = self._cluster.lock("postgres")  # waits while any process of PostgreSQL lives
             if self._alone.is_set():
                 _remove_runtime_directory(self._cluster)
                 return 0
-            postgres = self._start(held)
+            postgres = self._postgres = self._start(held)
             if postgres is None:
-                return STARTED_IN_VAIN
-            os.pwrite(held, b"%d\n" % postgres.pid, 0)
+                return in_vain
+            name = b"%d\n" % postgres.pid
+            os.ftruncate(held, os.pwrite(held, name, 0))  # over the old one: a full disk has no room for a new one
             os.close(held)  # from here on PostgreSQL alone holds it
             if self._came_up(postgres):
+                in_vain = ENDED_FOR_GOOD
                 postgres.wait()
             elif postgres.returncode > 0 and not self._alone.is_set():
-                return STARTED_IN_VAIN  # it gave up by itself, not killed, and would again; its log says why
+                return in_vain  # it gave up by itself, not killed, and would again; its log says why
 
     def _stop_when_alone(self) -> None:
         self._cluster.lock("clients")  # kept until the keeper ends: meanwhile newcomers wait
@@ -59,6 +71,10 @@ class Keeper:
             if self._cluster.status() and (pid := self._cluster.postmaster()) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGINT)  # fast shutdown; again, as the first may come before its handler
+            elif self._postgres is not None and not self._cluster.data.exists():
+                # Its directory was removed. Left to notice that itself, it would within a minute unlink the socket
+                # of whatever PostgreSQL has been started in a new directory of that name.
+                self._postgres.send_signal(signal.SIGQUIT)
             time.sleep(0.1)
 
     def _came_up(self, postgres: "subprocess.Popen[bytes]") -> bool:
@@ -70,8 +86,14 @@ class Keeper:
 
     def _start(self, held: int) -> "subprocess.Popen[bytes] | None":
         cluster, account = self._cluster, account_for(self._cluster)
-        if not cluster.data.exists() and not _make(cluster, account, held):
-            return None
+        if not cluster.data.exists():
+            _remove(cluster.unfinished)
+            try:
+                if not _make(cluster, account, held):
+                    return None
+            finally:
+                _remove(cluster.unfinished)
+        _keep_private(cluster.data)
         _clear(cluster, account)
         settings = {
             "listen_addresses": "",
@@ -83,14 +105,15 @@ class Keeper:
             "log_error_verbosity": "terse",  # a DETAIL quotes values
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        os.ftruncate(held, 0)
         return account.start("postgres", "-D", str(cluster.data.resolve()), *options, keep=held)
 
 
 def _make(cluster: Cluster, account: Account, held: int) -> bool:
     """Make the cluster beside its final name, so that an interrupted start leaves none that is half made."""
-    _remove(cluster.unfinished)
     account.make_directory(cluster.unfinished)
+    _keep_private(cluster.unfinished)
+    if (free := shutil.disk_usage(cluster.unfinished).free) < NEW_CLUSTER:  # a full disk would not take the log either
+        raise Refusal(f"a new database takes {NEW_CLUSTER >> 20} MiB and its file system has {free >> 20} MiB left")
     descriptor = os.open(cluster.password, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
     with os.fdopen(descriptor, "r+") as password:
         account.own(cluster.password)  # initdb opens its standard input anew, by name
@@ -127,6 +150,19 @@ def _remove(unfinished: Path) -> None:
         shutil.rmtree(unfinished)
 
 
+def _keep_private(directory: Path) -> None:
+    """Give a directory the mode without which PostgreSQL refuses it, and see that it has it."""
+    open_to_others = stat.S_IWGRP | stat.S_IRWXO
+    if directory.stat().st_mode & open_to_others:
+        with contextlib.suppress(OSError):
+            directory.chmod(0o700)
+    if (mode := directory.stat().st_mode) & open_to_others:
+        raise Refusal(
+            f"PostgreSQL demands mode 0700, and {directory} stays {stat.S_IMODE(mode):04o} "
+            "as its file system (FAT, NTFS, a share) keeps no modes: choose one that does"
+        )
+
+
 def _clear(cluster: Cluster, account: Account) -> None:
     """Remove what a PostgreSQL that was killed left behind: the lock says that none lives, whatever the pid says."""
     if (pid := cluster.postmaster()) is not None:
@@ -151,6 +187,9 @@ def start_keeper(cluster: Cluster, lock: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-SP", "-m", __name__, str(cluster.root), str(cluster.bin_dir)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     environment |= {"PYTHONPATH": str(_SOURCES), "LC_ALL": "C"}
+    with contextlib.suppress(OSError):  # the next line tells
+        if cluster.log.stat().st_size > LARGE_LOG:
+            cluster.log.replace(cluster.log.with_name(f"{cluster.log.name}.1"))
     with open(cluster.log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
         return subprocess.Popen(  # noqa: S603 - this interpreter, our module
             command,
@@ -164,12 +203,16 @@ def start_keeper(cluster: Cluster, lock: int) -> "subprocess.Popen[bytes]":
         )
 
 
-def last_complaint(log: Path) -> str:
-    """Why PostgreSQL or the keeper gave up, as the end of their log has it."""
+def last_complaint(log: Path, since: int) -> str:
+    """Why PostgreSQL or the keeper gave up, as their log has it from the byte `since` on."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65536))
+        file.seek(max(since, log.stat().st_size - 65536))
         complaints = _COMPLAINT.findall(file.read().decode(errors="replace"))
-    return complaints[-1] if complaints else f"PostgreSQL does not start, see {log}"
+    if complaints:
+        return str(complaints[-1])
+    if shutil.disk_usage(log.parent).free < _ROOM_FOR_A_LINE:
+        return "its file system is full"
+    return f"PostgreSQL does not start, see {log}"
 
 
 def main(root: str, bin_dir: str) -> int:

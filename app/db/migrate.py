@@ -4,18 +4,31 @@ The lock is pg_advisory_xact_lock and everything happens in its transaction: a s
 by pgbouncer, and a half-made schema by a crash.
 """
 
+import logging
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from app.db.pool import Database, Write, sqlstate
+from app.db.pool import Database, Read, Write
+from app.db.translation import sqlstate
 from app.errors import Problem, Refused
 
+SCRIPTS = ScriptDirectory(str(Path(__file__).parent / "migrations"))
+"""Every revision of the schema that this release knows."""
+
+_log = logging.getLogger("app")
+
 _LOCK = 0x7A6_C4A7  # any number, the same in every release
+
+_MIGRATE = "run  python -m app migrate  with a role that may create tables"
+
+_WHO = "SELECT quote_ident(current_user), quote_ident(coalesce(current_schema, 'public'))"
+_IS_MADE = "to_regclass('alembic_version') IS NOT NULL"
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _READ_ONLY = "25006"
@@ -30,6 +43,7 @@ async def upgrade(database: Database) -> None:
             await connection.execute(text("SET LOCAL lock_timeout = '5s'"))  # never queue readers behind our DDL
             await _check_encoding(connection)
             await connection.run_sync(_run)
+            await _check_rights(connection, database)
     except (DBAPIError, Problem) as error:
         raise await _explain(database, error) from error
     except CommandError as error:
@@ -39,9 +53,31 @@ async def upgrade(database: Database) -> None:
         ) from None
 
 
+async def check(database: Database) -> None:
+    """Raise Refused with one line if the schema, which somebody else migrates, is absent or older than this release.
+
+    A newer one is served, with a warning: in a rolling upgrade a server of the old release may restart after the
+    new one has migrated, and a release's migrations keep what the release before it uses.
+    """
+    async with database.read() as connection:
+        if not (await connection.execute(text(f"SELECT {_IS_MADE}"))).scalar_one():
+            raise Refused(f"{database.description} has no schema yet: {_MIGRATE}")
+        try:
+            found = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+        except DBAPIError as error:
+            raise await _explain(database, error) from error
+    if found is not None and found not in {known.revision for known in SCRIPTS.walk_revisions()}:
+        _log.warning("the schema of %s was made by a newer release (%s)", database.description, found)
+    elif found != SCRIPTS.get_current_head():
+        raise Refused(f"the schema of {database.description} is of an older release: {_MIGRATE}")
+    else:
+        async with database.read() as connection:
+            await _check_rights(connection, database)
+
+
 def _run(connection: Connection) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", SCRIPTS.dir)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
@@ -55,16 +91,41 @@ async def _check_encoding(connection: Write) -> None:
         )
 
 
+# A release that adds a table needs a grant more where the owner of the tables is another role.
+_MAY_NOT = """
+SELECT EXISTS (
+    SELECT FROM unnest(ARRAY['chat_sessions', 'chat_messages', 'documents', 'evidence', 'evidence_uses']) AS name,
+        unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS need
+    WHERE NOT has_table_privilege(name, need)
+) OR NOT has_any_column_privilege('tenants', 'UPDATE') OR NOT has_any_column_privilege('jobs', 'UPDATE')
+"""
+
+
+async def _check_rights(connection: Read | Write, database: Database) -> None:
+    if (await connection.execute(text(_MAY_NOT))).scalar_one():
+        role, schema = (await connection.execute(text(_WHO))).one()
+        raise _lacking_rights(role, schema, database)
+
+
+def _lacking_rights(role: str, schema: str, database: Database) -> Refused:
+    return Refused(
+        f"the role {role} may not use all tables of {database.description}: as their owner run  "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
+    )
+
+
 async def _explain(database: Database, error: Exception) -> Exception:
     wrapped = error.__cause__ if isinstance(error, Problem) else error
     state = sqlstate(getattr(wrapped, "orig", wrapped))
     if state not in (_INSUFFICIENT_PRIVILEGE, _READ_ONLY):
         return error
     async with database.read() as connection:
-        statement = text("SELECT quote_ident(current_user), quote_ident(coalesce(current_schema, 'public'))")
-        role, schema = (await connection.execute(statement)).one()
+        role, schema = (await connection.execute(text(_WHO))).one()
+        made = (await connection.execute(text(f"SELECT {_IS_MADE}"))).scalar_one()
     if state == _READ_ONLY:
         return Refused(f"{database.description} is read-only for the role {role}: name the primary in DATABASE_URL")
+    if made:
+        return _lacking_rights(role, schema, database)
     return Refused(
         f"the role {role} may not create tables in schema {schema} of {database.description}: "
         f"as its owner run  GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"

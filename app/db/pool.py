@@ -9,18 +9,22 @@ its rollback. The three therefore have three types, and mypy refuses to mix them
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, NewType, cast
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import NewType, cast
 
 import asyncpg
-from sqlalchemy import PoolProxiedConnection, event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from app.db.connecting import Connector, is_read_only
 from app.db.dsn import Target
-from app.errors import DatabaseUnavailable, DiskFull, Overloaded, Problem, TimedOut
+from app.db.queue import PATIENCE, NoneLeft, Queue
+from app.db.silence import Silence
+from app.db.translation import FROM_DRIVER, translated
+from app.errors import DatabaseUnavailable, Overloaded, Problem, ReadOnly
 from app.settings import Settings
 from app.telemetry import metrics
 
@@ -30,139 +34,165 @@ Driver = asyncpg.Connection
 
 PING_TIMEOUT = 2.0
 
+# Under a stricter default, appends that race would fail instead of waiting. Not a start-up parameter, which
+# pgbouncer refuses, and nothing at all where the default is the usual one.
+_READ_COMMITTED = """
+    SELECT set_config('default_transaction_isolation', 'read committed', false)
+    WHERE current_setting('default_transaction_isolation') <> 'read committed'
+"""
+
 
 class Database:
     """The database as the store uses it. Every way in raises Problem where PostgreSQL cannot serve."""
 
     def __init__(self, target: Target, settings: Settings) -> None:
         self.description = target.description
-        arguments: dict[str, Any] = {
-            "timeout": settings.connect_timeout,
-            "command_timeout": settings.command_timeout,
-            **target.arguments,
-        }
-
-        async def connect() -> Driver:
-            try:
-                return await asyncpg.connect(**arguments)
-            except asyncpg.PostgresError as error:  # SQLAlchemy would wrap it in an error of a third kind
-                raise DatabaseUnavailable from error
-
+        self.wanted = settings.pool_size
+        self._target = target
+        self._settings = settings
+        self._connector = Connector(target, settings)
+        self._open: weakref.WeakSet[Driver] = weakref.WeakSet()
+        self._parting: set[asyncio.Task[None]] = set()
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=connect,
+            async_creator=self._connect,
+            poolclass=Queue,
             pool_size=settings.pool_size,
             max_overflow=0,
             pool_timeout=settings.pool_timeout,
             hide_parameters=True,  # a parameter is a message's content: it must not reach a log
         )
         self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
+        self._silence = Silence(self._connect, lambda: self._queue)
+        metrics.pool_size.set(settings.pool_size)
+
+    @property
+    def _queue(self) -> Queue:
+        return cast("Queue", self._engine.pool)
+
+    async def _connect(self) -> Driver:
+        try:
+            connection = await self._connector()
+            try:
+                await connection.execute(_READ_COMMITTED, timeout=self._settings.connect_timeout)
+            except BaseException:
+                connection.terminate()
+                raise
+        except asyncpg.TooManyConnectionsError as error:
+            self._queue.heard()
+            raise NoneLeft from error
+        except FROM_DRIVER as error:  # SQLAlchemy would wrap it in an error of a third kind
+            raise DatabaseUnavailable from error
+        self._queue.heard()
+        self._open.add(connection)
+        return connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Read]:
-        with _translated(), _in_use():
-            async with self._reader.connect() as connection:
+        with self._translated():
+            async with self._core(self._reader) as connection:
                 yield Read(connection)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Write]:
-        with _translated(), _in_use():
-            async with self._engine.begin() as connection:
+        with self._translated():
+            async with self._core(self._engine) as connection, connection.begin():
                 yield Write(connection)
 
     @asynccontextmanager
+    async def _core(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        async with AsyncExitStack() as stack:
+            with metrics.pool_waiting.track_inprogress(), self._silence.waiting():
+                connection = await stack.enter_async_context(engine.connect())
+            driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
+            with metrics.pool_in_use.track_inprogress(), self._silence.in_flight(driver):
+                yield connection
+            self._heard(driver)
+
+    @asynccontextmanager
     async def driver(self) -> AsyncIterator[Driver]:
-        with _translated(), _in_use():
+        with self._translated():
             lease = await self._checkout()
             driver = cast("Driver", lease.driver_connection)
+            unsure = False
             try:
-                yield driver
-            except (TimeoutError, asyncio.CancelledError, asyncpg.InternalClientError):
-                lease.invalidate()  # nobody knows what is still going on there
+                with metrics.pool_in_use.track_inprogress(), self._silence.in_flight(driver):
+                    yield driver
+                self._heard(driver)
+            except (TimeoutError, asyncio.CancelledError):
+                unsure = True
                 raise
-            except Exception:
-                if driver.is_closed():
-                    lease.invalidate()
+            except asyncpg.InternalClientError:
+                driver.terminate()  # nobody knows what is still going on there
                 raise
             finally:
-                lease.close()
+                if unsure:
+                    self._part(lease, driver)
+                else:
+                    lease.close()
+
+    async def _checkout(self) -> PoolProxiedConnection:
+        with metrics.pool_waiting.track_inprogress(), self._silence.waiting():
+            return await self._engine.raw_connection()
+
+    def _heard(self, driver: Driver) -> None:
+        """The server has answered, perhaps that it takes no writes any more: then the answer may be an old one."""
+        self._queue.heard()
+        if driver.is_closed() or not is_read_only(driver) or self._target.attributes in _READ_ONLY_IS_FINE:
+            return
+        self._queue.leave()
+        if self._target.attributes == "read-write":
+            raise DatabaseUnavailable
+
+    def _part(self, lease: PoolProxiedConnection, driver: Driver) -> None:
+        """Give `lease` back once the server was told to cancel what runs there: else it would go on, unseen."""
+
+        async def part() -> None:
+            with suppress(Exception):
+                await driver.close(timeout=PATIENCE)
+            lease.close()
+
+        task = asyncio.create_task(part())
+        self._parting.add(task)
+        task.add_done_callback(self._parting.discard)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with translated():
+                yield
+        except ReadOnly:
+            self._queue.leave()
+            raise
+        except PoolTimeout as error:
+            raise (DatabaseUnavailable if self._connector.failing else Overloaded) from error
+
+    async def granted(self) -> int:
+        """How many of the connections that the pool wants the server grants at this moment."""
+        await self._engine.dispose()  # none of ours counts against us
+        made = await asyncio.gather(*(self._connect() for _ in range(self.wanted)), return_exceptions=True)
+        connections = [connection for connection in made if isinstance(connection, asyncpg.Connection)]
+        await asyncio.gather(*(connection.close() for connection in connections), return_exceptions=True)
+        self._queue.scarce = any(isinstance(failed, NoneLeft) for failed in made)
+        return len(connections)
 
     async def ping(self) -> bool:
         """Whether PostgreSQL answers, told within PING_TIMEOUT seconds."""
         try:
-            async with asyncio.timeout(PING_TIMEOUT), self.driver() as driver:
-                await driver.fetchval("SELECT 1")
+            with self._queue.first():
+                async with asyncio.timeout(PING_TIMEOUT), self.driver() as driver:
+                    await driver.fetchval("SELECT 1")
         except (Problem, TimeoutError):
             return False
         return True
 
     async def close(self) -> None:
+        """Take leave of the server, for no longer than it takes one that answers."""
+        await self._silence.close()
+        await asyncio.gather(*self._parting)
+        closing = [connection.close(timeout=PATIENCE) for connection in self._open]
+        await asyncio.gather(*closing, return_exceptions=True)
         await self._engine.dispose()
 
-    async def _checkout(self) -> PoolProxiedConnection:
-        with metrics.pool_waiting.track_inprogress():
-            return await self._engine.raw_connection()
 
-
-def _refuse_closed(connection: Any, _record: object, _lease: object) -> None:
-    """Called with each connection that leaves the pool: after a restart of PostgreSQL all old ones are dead."""
-    if connection.driver_connection.is_closed():
-        raise InvalidatePoolError
-
-
-def _in_use() -> AbstractContextManager[None]:
-    return metrics.pool_in_use.track_inprogress()
-
-
-# The last is what asyncpg says of a connection that went away between two of its own steps.
-_FROM_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what asyncpg, SQLAlchemy and the socket raise into a Problem, where it is the database's doing."""
-    try:
-        yield
-    except PoolTimeout as error:
-        raise Overloaded from error
-    except (DBAPIError, *_FROM_DRIVER, OSError, TimeoutError) as error:
-        problem = _problem(error)
-        if problem is None:
-            raise
-        raise problem from error
-
-
-_BY_SQLSTATE: dict[str, Callable[[], Problem]] = {
-    "08": DatabaseUnavailable,  # connection exceptions
-    "57P": DatabaseUnavailable,  # shutting down, starting up
-    "53": DatabaseUnavailable,  # out of connections or memory
-    "25006": DatabaseUnavailable,  # read-only: a demoted primary
-    "53100": DiskFull,
-    "57014": TimedOut,  # cancelled by statement_timeout
-    "55P03": TimedOut,  # lock_timeout
-    "40": TimedOut,  # deadlock, serialization: the same request may succeed a moment later
-}
-
-
-def _problem(error: BaseException) -> Problem | None:
-    """The problem that `error`, or what SQLAlchemy wrapped in it, stands for; None where it is a bug of ours."""
-    driver_error = error
-    while isinstance(driver_error, DBAPIError) or type(driver_error).__module__.startswith("sqlalchemy."):
-        if driver_error.__cause__ is None:
-            break
-        driver_error = driver_error.__cause__
-    state = sqlstate(driver_error)
-    for length in (5, 3, 2):
-        if state[:length] in _BY_SQLSTATE:
-            return _BY_SQLSTATE[state[:length]]()
-    if isinstance(driver_error, TimeoutError):
-        return TimedOut()
-    if isinstance(driver_error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return DatabaseUnavailable()
-    return None
-
-
-def sqlstate(error: object) -> str:
-    """The SQLSTATE of a driver's error, wrapped or not; empty where it has none."""
-    return str(getattr(error, "sqlstate", None) or "")
+_READ_ONLY_IS_FINE = frozenset(("any", "read-only", "standby", "prefer-standby"))

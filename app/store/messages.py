@@ -1,135 +1,51 @@
-"""Messages: every SQL statement about them.
+"""Messages: read one or a page, redact, rewind. Appending has append.py to itself.
 
-`seq` is dense, so a page is one index range: no OFFSET, no COUNT, the same cost at any depth. Both hot paths,
-append and page, are one statement each on the driver's own connection.
+`seq` is dense, so a page is one index range: no OFFSET, no COUNT, the same cost at any depth.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-import asyncpg
-import orjson
+from sqlalchemy import text
 
-from app import times
-from app.db.pool import Driver
-from app.errors import IdempotencyConflict, NotFound, RevisionMismatch, TimedOut
-from app.models import Message, MessageDraft, Stored
-
-ATTEMPTS = 5
-
-# One statement in autocommit: existence, ownership, guard, revision and repeats are its WHERE clause, and the
-# row lock of the UPDATE is what makes seq dense. `greatest`: an append that waited must not move time back.
-APPEND = """
-WITH s AS (
-    UPDATE chat_sessions
-    SET message_count = message_count + 1, revision = revision + 1, updated_at = greatest(updated_at, now())
-    WHERE id = $1 AND tenant_id = $2
-      AND ($3::text IS NULL OR user_id = $3)
-      AND ($4::int[] IS NULL OR revision = ANY ($4))
-      AND ($5::boolean OR NOT EXISTS (SELECT FROM chat_messages WHERE session_id = $1 AND id = $6))
-    RETURNING id, message_count, revision
-), m AS (
-    INSERT INTO chat_messages (session_id, seq, id, sender, content, context, metadata, created_at, fingerprint)
-    SELECT s.id, s.message_count, $6, $7, $8, $9::json, $10::json, coalesce($11, now()), $12 FROM s
-    RETURNING seq, created_at
-)
-SELECT m.seq, m.created_at, s.revision FROM m CROSS JOIN s
-"""
-
-_COLUMNS = """m.id, m.session_id, m.seq, m.sender, m.content,
-       CASE WHEN $4::boolean THEN m.context::text END, m.metadata::text, m.created_at, m.redacted_at"""
-
-LOOK = f"""
-SELECT s.revision, m.fingerprint, {_COLUMNS}
-FROM chat_sessions s LEFT JOIN chat_messages m ON m.session_id = s.id AND m.id = $5
-WHERE s.id = $1 AND s.tenant_id = $2 AND ($3::text IS NULL OR s.user_id = $3)
-"""
-
-
-async def append(
-    conn: Driver,
-    tenant_id: int,
-    user: str | None,
-    session_id: UUID,
-    draft: MessageDraft,
-    revisions: Sequence[int] | None,
-) -> Stored[Message]:
-    """Store a message behind all others of its session, or find that it is stored already.
-
-    `revisions` are those the session must have one of. Raises NotFound, IdempotencyConflict (the id belongs to
-    another message) or RevisionMismatch.
-    """
-    for _ in range(ATTEMPTS):
-        row = await _insert(conn, tenant_id, user, session_id, draft, revisions)
-        if row is not None:
-            seq, created_at, revision = row
-            return Stored(_appended(session_id, seq, created_at, draft), revision)
-        row = await conn.fetchrow(LOOK, session_id, tenant_id, user, True, draft.id)
-        if row is None:
-            raise NotFound("This session")
-        revision, fingerprint, *columns = row
-        if columns[0] is not None:
-            if fingerprint not in (None, draft.fingerprint):
-                raise IdempotencyConflict("message")
-            return Stored(_message(columns), revision, replayed=True)
-        if revisions is not None and revision not in revisions:
-            raise RevisionMismatch(revision)
-    raise TimedOut  # the session changed between each statement and its look
-
-
-async def _insert(
-    conn: Driver,
-    tenant_id: int,
-    user: str | None,
-    session_id: UUID,
-    draft: MessageDraft,
-    revisions: Sequence[int] | None,
-) -> asyncpg.Record | None:
-    try:
-        return await conn.fetchrow(
-            APPEND,
-            session_id,
-            tenant_id,
-            user,
-            revisions,
-            draft.is_new,
-            draft.id,
-            draft.sender,
-            draft.content,
-            draft.context,
-            draft.metadata,
-            draft.created_at,
-            draft.fingerprint,
-        )
-    except asyncpg.UniqueViolationError as error:
-        # Two appends of one id raced. Any other constraint would be a broken seq, and a bug.
-        if error.constraint_name != "chat_messages_session_id_id_key":
-            raise
-        return None
-
+from app.db.pool import Driver, Write
+from app.errors import NotFound
+from app.models import Message, Rewound
+from app.store import showing, uses
+from app.store.counts import Counts
+from app.store.evidence import Evidence
+from app.store.lock import lock_session, require
+from app.store.rows import MESSAGE, SEEN, Seen
+from app.store.showing import Shown
 
 GET = f"""
-SELECT {_COLUMNS}
+SELECT {SEEN}, {MESSAGE}
 FROM chat_sessions s JOIN chat_messages m ON m.session_id = s.id AND m.id = $5
 WHERE s.id = $1 AND s.tenant_id = $2 AND ($3::text IS NULL OR s.user_id = $3)
 """
 
 
 async def get(
-    conn: Driver, tenant_id: int, user: str | None, session_id: UUID, message_id: UUID, *, with_context: bool
+    conn: Driver,
+    tenant_id: int,
+    user: str | None,
+    evidence: Evidence,
+    session_id: UUID,
+    message_id: UUID,
+    shown: Shown,
 ) -> Message:
-    row = await conn.fetchrow(GET, session_id, tenant_id, user, with_context, message_id)
+    row = await conn.fetchrow(GET, session_id, tenant_id, user, shown != "none", message_id)
     if row is None:
         raise NotFound("This message")
-    return _message(row)
+    [message] = await showing.messages(conn, tenant_id, evidence, Seen(*row[:2]), [row[2:]], shown)
+    return message
 
 
 # A page is one statement, so that total, revision and messages belong together. Bounds counted from the end
 # come from message_count inside the statement.
 _RANGE = f"""
-SELECT s.message_count, s.revision, {_COLUMNS}
+SELECT s.message_count, s.revision, {SEEN}, {MESSAGE}
 FROM chat_sessions s LEFT JOIN chat_messages m ON m.session_id = s.id AND m.seq BETWEEN %s AND %s
 WHERE s.id = $1 AND s.tenant_id = $2 AND ($3::text IS NULL OR s.user_id = $3)
 ORDER BY m.seq
@@ -175,50 +91,95 @@ async def find(
     conn: Driver,
     tenant_id: int,
     user: str | None,
+    evidence: Evidence,
     session_id: UUID,
     place: Forward | Backward,
-    *,
-    with_context: bool,
+    shown: Shown,
 ) -> Window:
     """The messages at `place`, by seq; `has_more` looks in the direction of `place`."""
+    asked = (session_id, tenant_id, user, shown != "none")
     if isinstance(place, Forward):
-        rows = await conn.fetch(FORWARD, session_id, tenant_id, user, with_context, place.after, place.limit)
+        rows = await conn.fetch(FORWARD, *asked, place.after, place.limit)
     else:
-        rows = await conn.fetch(
-            BACKWARD, session_id, tenant_id, user, with_context, place.before - 1, place.skip, place.limit
-        )
+        rows = await conn.fetch(BACKWARD, *asked, place.before - 1, place.skip, place.limit)
     if not rows:
         raise NotFound("This session")
-    total, revision, first_id = rows[0][:3]
-    messages = [] if first_id is None else [_message(row[2:]) for row in rows]
+    total, revision, marks, server, first_id = rows[0][:5]
+    stored = [] if first_id is None else [row[4:] for row in rows]
+    messages = await showing.messages(conn, tenant_id, evidence, Seen(marks, server), stored, shown)
     more = bool(messages) and (messages[-1].seq < total if isinstance(place, Forward) else messages[0].seq > 1)
     return Window(messages, total, revision, more)
 
 
-def _appended(session_id: UUID, seq: int, created_at: Any, draft: MessageDraft) -> Message:
-    return Message(
-        draft.id,
-        session_id,
-        seq,
-        draft.sender,
-        draft.content,
-        draft.context and orjson.Fragment(draft.context),
-        orjson.Fragment(draft.metadata),
-        times.render(created_at),
-        None,
-    )
+REDACTED = "SELECT seq, redacted_at FROM chat_messages WHERE session_id = :session_id AND id = :id"
+
+REDACT = """
+UPDATE chat_messages
+SET content = '', context = NULL, context_form = NULL, context_refs = NULL, metadata = '{}', redacted_at = now(),
+    fingerprint = NULL
+WHERE session_id = :session_id AND id = :id
+"""
+
+REWIND = "DELETE FROM chat_messages WHERE session_id = :session_id AND seq > :after"
+
+SET_COUNT = """
+UPDATE chat_sessions
+SET message_count = :message_count, revision = revision + 1, updated_at = greatest(updated_at, now())
+WHERE id = :id
+RETURNING revision
+"""
 
 
-def _message(row: Iterable[Any]) -> Message:
-    id_, session_id, seq, sender, content, context, metadata, created_at, redacted_at = row
-    return Message(
-        id_,
-        session_id,
-        seq,
-        sender,
-        content,
-        context and orjson.Fragment(context),
-        orjson.Fragment(metadata),
-        times.render(created_at),
-        redacted_at and times.render(redacted_at),
-    )
+async def redact(
+    conn: Write,
+    tenant_id: int,
+    user: str | None,
+    counts: Counts,
+    session_id: UUID,
+    message_id: UUID,
+    revisions: Sequence[int] | None,
+) -> int:
+    """Remove what a message says; its row and seq stay. Returns the session's revision, the same for a repeat.
+
+    Raises NotFound (of the session or the message) or RevisionMismatch.
+    """
+    session = await lock_session(conn, tenant_id, user, session_id)
+    one = {"session_id": session_id, "id": message_id}
+    found = (await conn.execute(text(REDACTED), one)).one_or_none()
+    if found is None:
+        raise NotFound("This message")
+    if found.redacted_at is not None:
+        return int(session.revision)
+    require(session.revision, revisions)
+    await uses.remove(conn, tenant_id, counts, session_id, found.seq, found.seq)
+    await conn.execute(text(REDACT), one)
+    return await _set_count(conn, session_id, session.message_count)
+
+
+async def rewind(
+    conn: Write,
+    tenant_id: int,
+    user: str | None,
+    counts: Counts,
+    session_id: UUID,
+    after: int,
+    revisions: Sequence[int] | None,
+) -> Rewound:
+    """Remove every message behind the seq `after`, so that the next append continues there.
+
+    Raises NotFound or RevisionMismatch; where there is nothing to remove nothing changes.
+    """
+    session = await lock_session(conn, tenant_id, user, session_id)
+    count = session.message_count
+    if after >= count:
+        return Rewound(0, count, session.revision)
+    require(session.revision, revisions)
+    await uses.remove(conn, tenant_id, counts, session_id, after + 1, count)
+    await conn.execute(text(REWIND), {"session_id": session_id, "after": after})
+    return Rewound(count - after, after, await _set_count(conn, session_id, after))
+
+
+async def _set_count(conn: Write, session_id: UUID, message_count: int) -> int:
+    """The session's new revision."""
+    row = await conn.execute(text(SET_COUNT), {"id": session_id, "message_count": message_count})
+    return int(row.scalar_one())

@@ -1,19 +1,21 @@
 """Sessions: every SQL statement about them. A guard is one more predicate: `user` None narrows nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
-from sqlalchemy import ColumnElement, Row, Subquery, Text, cast, func, or_, select, text, true, tuple_
+from sqlalchemy import ColumnElement, Subquery, Text, cast, func, or_, select, text, true, tuple_
 
-from app import times
 from app.db.pool import Driver, Read, Write
 from app.db.schema import ChatSession
-from app.errors import IdempotencyConflict, IdTaken, NotFound, RevisionMismatch, TimedOut
+from app.errors import IdempotencyConflict, IdTaken, NotFound, TimedOut
 from app.models import Session, SessionDraft, Stored
+from app.store import uses
+from app.store.counts import Counts
+from app.store.lock import lock_session, require
+from app.store.rows import SESSION, to_session
 from app.strict_json import same
 
 EXAMINED = 1_000
@@ -21,17 +23,15 @@ EXAMINED = 1_000
 
 ATTEMPTS = 5
 
-_COLUMNS = "id, user_id, name, is_favorite, metadata::text, message_count, revision, created_at, updated_at"
-
 CREATE = f"""
 INSERT INTO chat_sessions (id, tenant_id, user_id, name, name_folded, is_favorite, metadata, fingerprint)
 VALUES ($1, $2, $3, $4, $5, $6, $7::json, $8)
 ON CONFLICT (id) DO NOTHING
-RETURNING {_COLUMNS}
+RETURNING {SESSION}
 """
 
 LOOK = f"""
-SELECT tenant_id = $2 AND ($3::text IS NULL OR user_id = $3) AS visible, fingerprint, {_COLUMNS}
+SELECT tenant_id = $2 AND ($3::text IS NULL OR user_id = $3) AS visible, fingerprint, {SESSION}
 FROM chat_sessions WHERE id = $1
 """
 
@@ -54,7 +54,7 @@ async def create(conn: Driver, tenant_id: int, user: str | None, draft: SessionD
             draft.fingerprint,
         )
         if row is not None:
-            session = _session(row)
+            session = to_session(row)
             return Stored(session, session.revision)
         row = await conn.fetchrow(LOOK, draft.id, tenant_id, user)
         if row is not None:
@@ -68,12 +68,12 @@ def _replay(visible: bool, fingerprint: bytes | None, columns: Sequence[Any], dr
         raise IdTaken
     if fingerprint not in (None, draft.fingerprint):
         raise IdempotencyConflict("session")
-    session = _session(columns)
+    session = to_session(columns)
     return Stored(session, session.revision, replayed=True)
 
 
 GET = f"""
-SELECT {_COLUMNS} FROM chat_sessions WHERE id = $1 AND tenant_id = $2 AND ($3::text IS NULL OR user_id = $3)
+SELECT {SESSION} FROM chat_sessions WHERE id = $1 AND tenant_id = $2 AND ($3::text IS NULL OR user_id = $3)
 """
 
 
@@ -81,7 +81,7 @@ async def get(conn: Driver, tenant_id: int, user: str | None, session_id: UUID) 
     row = await conn.fetchrow(GET, session_id, tenant_id, user)
     if row is None:
         raise NotFound("This session")
-    return _session(row)
+    return to_session(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ async def find(
     kept = rows[:limit]
     more = len(rows) > limit or (bool(rows) and rows[-1].place == EXAMINED)
     position = (kept[-1].updated_at, kept[-1].id) if more else None
-    return Found([_session(row[:9]) for row in kept if row.matches], position)
+    return Found([to_session(row[:9]) for row in kept if row.matches], position)
 
 
 def _examined(tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None) -> Subquery:
@@ -156,27 +156,12 @@ def _matches(wanted: Filter) -> ColumnElement[bool]:
     return condition
 
 
-LOCK = f"""
-SELECT {_COLUMNS} FROM chat_sessions
-WHERE id = :id AND tenant_id = :tenant_id AND (CAST(:user AS text) IS NULL OR user_id = :user)
-FOR UPDATE
-"""
-
-
-async def _lock(conn: Write, tenant_id: int, user: str | None, session_id: UUID) -> Row[Any]:
-    """The session's columns, held until the transaction ends: a read after this sees what the wait was for."""
-    row = (await conn.execute(text(LOCK), {"id": session_id, "tenant_id": tenant_id, "user": user})).one_or_none()
-    if row is None:
-        raise NotFound("This session")
-    return row
-
-
 UPDATE = f"""
 UPDATE chat_sessions
 SET name = :name, name_folded = :name_folded, is_favorite = :is_favorite, metadata = CAST(:metadata AS json),
     revision = revision + 1, updated_at = greatest(updated_at, now())
 WHERE id = :id
-RETURNING {_COLUMNS}
+RETURNING {SESSION}
 """
 
 
@@ -189,48 +174,29 @@ async def update(
     revisions: Sequence[int] | None,
 ) -> Session:
     """Change `name`, `is_favorite` and `metadata` (as JSON text); what is equal already changes nothing."""
-    row = await _lock(conn, tenant_id, user, session_id)
+    row = await lock_session(conn, tenant_id, user, session_id)
     now = {"name": row.name, "is_favorite": row.is_favorite, "metadata": row.metadata}
     wanted = {**now, **changes}
     if {**now, "metadata": None} == {**wanted, "metadata": None} and same(now["metadata"], wanted["metadata"]):
-        return _session(row)
-    _require(row.revision, revisions)
+        return to_session(row)
+    require(row.revision, revisions)
     parameters = {**wanted, "name_folded": fold(wanted["name"]), "id": session_id}
-    return _session((await conn.execute(text(UPDATE), parameters)).one())
+    return to_session((await conn.execute(text(UPDATE), parameters)).one())
 
 
 DELETE = "DELETE FROM chat_sessions WHERE id = :id"
 
 
 async def delete(
-    conn: Write, tenant_id: int, user: str | None, session_id: UUID, revisions: Sequence[int] | None
+    conn: Write, tenant_id: int, user: str | None, counts: Counts, session_id: UUID, revisions: Sequence[int] | None
 ) -> None:
     """Remove the session and, with it, its messages."""
-    row = await _lock(conn, tenant_id, user, session_id)
-    _require(row.revision, revisions)
+    row = await lock_session(conn, tenant_id, user, session_id)
+    require(row.revision, revisions)
+    await uses.remove(conn, tenant_id, counts, session_id, 1, row.message_count)
     await conn.execute(text(DELETE), {"id": session_id})
-
-
-def _require(revision: int, revisions: Sequence[int] | None) -> None:
-    if revisions is not None and revision not in revisions:
-        raise RevisionMismatch(revision)
 
 
 def fold(name: str | None) -> str | None:
     """`name` as the name filter compares it: Unicode case folding here, the same on every database."""
     return None if name is None else name.casefold()
-
-
-def _session(row: Iterable[Any]) -> Session:
-    id_, user_id, name, is_favorite, metadata, message_count, revision, created_at, updated_at = row
-    return Session(
-        id_,
-        user_id,
-        name,
-        is_favorite,
-        orjson.Fragment(metadata),
-        message_count,
-        revision,
-        times.render(created_at),
-        times.render(updated_at),
-    )

@@ -6,17 +6,18 @@ logged by type and frames, never by its text: PostgreSQL quotes parameters, and 
 
 import json
 import logging
-import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
-from app.errors import Refused
+from app.telemetry.handlers import Console, LineFile
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The request that the current task serves; on every line that is logged meanwhile."""
@@ -24,23 +25,35 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 FIELDS = ("method", "route", "status", "duration_ms", "client")
 """What an access line adds to a record (by logging's `extra`)."""
 
+_DEEPEST = 50
+"""Causes of an exception, and frames of each, that are logged: a recursion has a thousand."""
+
+_log = logging.getLogger("app")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+_QUOTES = {"asyncio": re.compile("[^\n<]*"), "py.warnings": re.compile(r".*?:\d+: \w+|")}
+"""Loggers whose messages quote values, by repr or in a warning's text, and what may be kept: all in front of it."""
+
 _NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "sqlalchemy", "alembic", "slowapi")
 
 
 def configure(*, level: str, style: Literal["text", "json"], file: Path | None) -> None:
     """Send every logger's records to the console and to `file`. Raises Refused if `file` cannot be opened."""
     formatter = JsonFormatter() if style == "json" else TextFormatter()
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    root = logging.getLogger()
+    console = Console()
+    handlers: list[logging.Handler] = [console]
     if file is not None:
-        handlers.append(LineFile(file))
+        same = (old for old in root.handlers if isinstance(old, LineFile) and old.path == file)
+        shared = next(same, None) or LineFile(file, console)  # the same one says only once that the disk is full
+        shared.console = console
+        handlers.append(shared)
     for handler in handlers:
         handler.setFormatter(formatter)
-    root = logging.getLogger()
     for old in root.handlers[:]:
-        if isinstance(old, LineFile) or type(old) is logging.StreamHandler:
+        if isinstance(old, LineFile | Console) or type(old) is logging.StreamHandler:
             root.removeHandler(old)
-            old.close()
+            if old not in handlers:
+                old.close()
     root.handlers.extend(handlers)
     root.setLevel(level)
     for name in _NOISY:  # uvicorn configures its own loggers before it imports us
@@ -51,50 +64,30 @@ def configure(*, level: str, style: Literal["text", "json"], file: Path | None) 
     logging.getLogger("uvicorn.access").disabled = True  # ours has the request id, the route and the duration
     for name in ("sqlalchemy", "alembic"):  # at INFO they log every statement
         logging.getLogger(name).setLevel(logging.WARNING)
+    _catch_crashes()
 
 
-class LineFile(logging.Handler):
-    """A log file that several processes share: O_APPEND, one write per line, reopened when it was renamed."""
+def _catch_crashes() -> None:
+    """Log by type and frames what Python prints with its text; a hook of somebody else's, a debugger's, stays."""
+    logging.captureWarnings(capture=True)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _crashed
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_crashed
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda ignored: _log.error("ignored", exc_info=ignored.exc_value)
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = self._open()
-        except OSError as error:
-            raise Refused(
-                f"LOG_FILE {path} cannot be opened ({error.strerror}): name a writable file, or leave it empty for none"
-            ) from None
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-            self._follow_rename()
-            os.write(self._descriptor, line)
-        except Exception:  # noqa: BLE001 - a log that cannot be written never fails a request
-            self.handleError(record)
+def _crashed(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, frames)
+    else:
+        _log.critical("unexpected end", exc_info=error)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Nothing: the console has the same line."""
 
-    def close(self) -> None:
-        os.close(self._descriptor)
-        super().close()
-
-    def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o640)
-
-    def _follow_rename(self) -> None:
-        opened = os.fstat(self._descriptor)
-        try:
-            named = os.stat(self._path)  # noqa: PTH116 - twice as fast as Path.stat, on every line
-        except FileNotFoundError:
-            named = None
-        if named is None or (named.st_ino, named.st_dev) != (opened.st_ino, opened.st_dev):
-            fresh = self._open()
-            os.close(self._descriptor)
-            self._descriptor = fresh
+def _thread_crashed(crash: threading.ExceptHookArgs) -> None:
+    if not issubclass(crash.exc_type, SystemExit):
+        _log.error("unexpected end of a thread", exc_info=crash.exc_value)
 
 
 class TextFormatter(logging.Formatter):
@@ -103,7 +96,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return escape(
             f"{_time(record)} {record.levelname} {record.name} {request_id.get()} "
-            + " ".join(filter(None, (record.getMessage(), *_access(record), _frames(record))))
+            + " ".join(filter(None, (_message(record), *_access(record), _frames(record))))
         )
 
 
@@ -116,7 +109,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "request_id": request_id.get(),
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         line |= {field: getattr(record, field) for field in FIELDS if hasattr(record, field)}
         if frames := _frames(record):
@@ -127,6 +120,16 @@ class JsonFormatter(logging.Formatter):
 def escape(text: str) -> str:
     """`text` with every control character spelled out, so that it stays on its line."""
     return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that do not fit; logging would print them
+        message = f"{record.msg} (its arguments do not fit)"
+    quotes = _QUOTES.get(record.name)
+    kept = quotes.match(message) if quotes else None
+    return kept.group() if kept else message
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -141,9 +144,12 @@ def _access(record: logging.LogRecord) -> Iterable[str]:
 def _frames(record: logging.LogRecord) -> str:
     """The exception of `record` as type and frames, innermost last, causes behind it; never its text."""
     error = record.exc_info[1] if record.exc_info else None
-    parts = []
-    while error is not None:
-        frames = (f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__))
+    parts: list[str] = []
+    while error is not None and len(parts) < _DEEPEST:  # a cause may be its own
+        frames = (
+            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__, limit=-_DEEPEST)
+        )
         parts.append(f"{type(error).__module__}.{type(error).__qualname__} at {' > '.join(frames)}")
         error = error.__cause__ or error.__context__
     return "; caused by ".join(parts)

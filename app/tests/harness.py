@@ -11,9 +11,11 @@ import uvicorn
 
 from app.db.pool import Database
 from app.main import OneLineRefusals, build
+from app.server import KEEP_ALIVE
 from app.settings import Settings
 
 KEY = "test-key"
+DEADLINE = 300  # seconds; catches a hang, no more: a machine of CI may be ten times slower than a desk
 
 
 def settings(**chosen: Any) -> Settings:
@@ -41,6 +43,8 @@ class Service:
     async def running(cls, chosen: Settings, **uvicorn_options: Any) -> AsyncIterator[Self]:
         app = OneLineRefusals(build(chosen))
         options = {"host": "127.0.0.1", "port": 0, "log_config": None, "ws": "none", **uvicorn_options}
+        # uvicorn's own 5 s are httpx's too: on a slow machine one closes what the other is about to write to.
+        options.setdefault("timeout_keep_alive", KEEP_ALIVE)
         server = _Server(uvicorn.Config(app, **options))
         task = asyncio.create_task(server.serve())
         while not server.started:
@@ -68,7 +72,7 @@ class Chat(httpx.AsyncClient):
     """An HTTP client of one tenant, with the verbs that tests are told in."""
 
     def __init__(self, url: str, key: str, tenant_id: int = 0) -> None:
-        super().__init__(base_url=url, headers={"X-API-Key": key}, trust_env=False, timeout=30, verify=False)
+        super().__init__(base_url=url, headers={"X-API-Key": key}, trust_env=False, timeout=DEADLINE, verify=False)
         self.key = key
         self.tenant_id = tenant_id
 
@@ -86,6 +90,28 @@ class Chat(httpx.AsyncClient):
 
     async def sessions(self, **query: Any) -> dict[str, Any]:
         response = await self.get("/chat/sessions", params=query)
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    async def answer(self, session: dict[str, Any], *documents: Any, **fields: Any) -> dict[str, Any]:
+        """Append an answer that stands on these documents."""
+        return await self.append(session, **{"sender": "assistant", "context": {"documents": documents}, **fields})
+
+    async def documents(self, **query: Any) -> dict[str, Any]:
+        return await self._found("/chat/documents", query)
+
+    async def answers_on(self, document_id: str, user: str | None = None, **query: Any) -> dict[str, Any]:
+        """A page of the answers that stood on a document, of `user` where one is given."""
+        return await self._found("/chat/documents/messages", {"document_id": document_id, **query}, user)
+
+    async def mark(self, document_id: str, status: str = "withdrawn", **fields: Any) -> dict[str, Any]:
+        response = await self.put("/chat/documents", json={"document_id": document_id, "status": status, **fields})
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    async def _found(self, path: str, query: dict[str, Any], user: str | None = None) -> dict[str, Any]:
+        headers = {} if user is None else {"X-User-Id": user}
+        response = await self.get(path, params=query, headers=headers)
         assert response.status_code == 200, response.text
         return dict(response.json())
 

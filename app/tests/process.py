@@ -12,10 +12,11 @@ from pathlib import Path
 
 import httpx
 
+from app.tests import harness
 from app.tests.harness import KEY, Chat
 
 ROOT = Path(__file__).parents[2]
-DEADLINE = 60  # seconds; catches a hang, no more
+DEADLINE = harness.DEADLINE
 
 SERVE = ("-m", "app", "serve")
 UVICORN = ("-m", "uvicorn", "app.main:app")
@@ -40,24 +41,32 @@ def environment(**chosen: str) -> dict[str, str]:
 
 
 class Running:
-    """A server process and its output so far."""
+    """A server process and its output so far, which is always being read: a full pipe would stop the server."""
 
     def __init__(self, process: Process, url: str) -> None:
         self.process = process
         self.url = url
-        self.output = ""
+        self._lines: list[str] = []  # a text that grows line by line would be copied for each
+        self._more = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def output(self) -> str:
+        return "".join(self._lines)
 
     def client(self) -> Chat:
         return Chat(self.url, KEY)
 
     async def until(self, text: str, times: int = 1) -> str:
-        """The output until `text` has appeared in it so many times."""
+        """The output up to the line in which `text` appears for the last of so many times."""
         async with asyncio.timeout(DEADLINE):
             while self.output.count(text) < times:
-                line = await self._line()
-                if not line:
+                if self._reading.done():
                     raise AssertionError(f"ended without {text!r}:\n{self.output}")
-        return self.output
+                self._more.clear()
+                await self._more.wait()
+        before = text.join(self.output.split(text)[:times])
+        return self.output[: self.output.index("\n", len(before))]
 
     async def ready(self) -> None:
         """Returns once the server answers on its port."""
@@ -72,16 +81,15 @@ class Running:
     async def ended(self) -> str:
         """The whole output, once the process has ended by itself."""
         async with asyncio.timeout(DEADLINE):
-            while await self._line():
-                pass
+            await asyncio.shield(self._reading)
             await self.process.wait()
         return self.output
 
-    async def _line(self) -> str:
-        assert self.process.stdout is not None
-        line = (await self.process.stdout.readline()).decode()
-        self.output += line
-        return line
+    async def _read(self) -> None:
+        while self.process.stdout and (line := await self.process.stdout.readline()):
+            self._lines.append(line.decode())
+            self._more.set()
+        self._more.set()
 
 
 @contextlib.asynccontextmanager
@@ -106,6 +114,7 @@ async def run(*command: str, cwd: Path, **settings: str) -> AsyncIterator[Runnin
             process.send_signal(signal.SIGTERM)
         try:
             await running.ended()
-        except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             raise

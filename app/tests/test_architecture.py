@@ -18,20 +18,28 @@ NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "core", "base", "misc", 
 
 
 def store_functions() -> dict[str, inspect.Signature]:
-    """Every public coroutine of the store."""
+    """Every public coroutine of the store, where it is defined."""
     return {
         f"{module.name}.{name}": inspect.signature(function)
         for module in pkgutil.iter_modules(store.__path__)
         for name, function in inspect.getmembers(
             importlib.import_module(f"app.store.{module.name}"), inspect.iscoroutinefunction
         )
-        if not name.startswith("_")
+        if not name.startswith("_") and function.__module__ == f"app.store.{module.name}"
     }
 
 
-@pytest.mark.parametrize("name", sorted(store_functions()))
+OF_NO_USER = {"documents.find", "documents.mark", "uses.remove", "placing.place", "showing.messages"}
+"""Documents and texts belong to a tenant; and rows that are shown or removed were found under the user's guard."""
+
+OF_NO_TENANT = {"backfill.batch", "jobs.is_due", "jobs.save", "jobs.take", "sweep.batch", "showing.retrieved"}
+"""Work on the tables of all tenants, of which no request sees anything; and what was read by a guarded statement."""
+
+
+@pytest.mark.parametrize("name", sorted(store_functions().keys() - OF_NO_TENANT))
 def test_no_statement_of_the_store_reaches_across_tenants(name: str) -> None:
-    assert list(store_functions()[name].parameters)[:3] == ["conn", "tenant_id", "user"]
+    first = ["conn", "tenant_id"] if name in OF_NO_USER else ["conn", "tenant_id", "user"]
+    assert list(store_functions()[name].parameters)[: len(first)] == first
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

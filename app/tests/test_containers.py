@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app import cli
+from app.server import DRAIN
 from app.tests.process import ROOT, free_port
 
 yaml = pytest.importorskip("ruamel.yaml")
@@ -87,7 +87,7 @@ def test_the_app_connects_as_the_user_that_the_database_is_made_for() -> None:
 
 
 def test_requests_in_flight_are_given_their_time_before_the_container_is_killed() -> None:
-    assert int(APP["stop_grace_period"].removesuffix("s")) > cli.DRAIN
+    assert int(APP["stop_grace_period"].removesuffix("s")) > DRAIN
 
 
 def test_the_image_serves_and_says_whether_it_is_healthy() -> None:

@@ -1,4 +1,4 @@
-"""examples/: the chatbot that uses the service as its memory, and the demo that shows both."""
+"""examples/: the chatbot that uses the service as its memory."""
 
 import io
 import os
@@ -14,13 +14,13 @@ from uuid import uuid4
 
 import pytest
 
+from app.tests.harness import DEADLINE
 from app.tests.rag_bot import EXAMPLES  # before the next, which it makes importable
 
 # isort: split
 import demo
 import rag_bot
 from memory import Memory
-from retrieval import Library, load
 
 from app.tests.rag_bot.answering import Reply, answering, completion
 from app.tests.rag_bot.documents import write_documents
@@ -48,7 +48,7 @@ def run(*arguments: str | Path, cwd: Path, typed: str = "", **environment: str) 
         input=typed,
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
 
@@ -172,6 +172,32 @@ def test_a_session_is_renamed_starred_listed_and_deleted(bot: Bot, folder: Path,
     assert_one_line(run("history", session_id, cwd=folder, **environment), "there is no such session (404)")
 
 
+def test_every_answer_that_stood_on_a_withdrawn_document_is_found_and_shows_so(bot: Bot, folder: Path) -> None:
+    (folder / "tides.md").write_text("# Tides\nThe tide is highest at noon.\n# Ebb\nAn ebb follows each tide.")
+    first = bot("ask", ".", "When is the tide highest?")[0].split()[-1]
+    bot("ask", ".", "What about Windows?", "--session", first)
+    second = bot("ask", ".", "What follows a tide?")[0].split()[-1]
+
+    withdrawn, _ = bot("withdraw", "manual/tides.md", "--reason", "noon is wrong")
+    assert withdrawn == "manual/tides.md is withdrawn: noon is wrong\n"
+    used, _ = bot("uses", "manual/tides.md")
+    assert re.findall(r"^(\S+) #(\d), .*, its evidence is (\w+)$", used, re.MULTILINE) == [
+        (second, "2", "withdrawn"),
+        (first, "2", "withdrawn"),
+    ]
+    assert "\n    When is the tide highest?\n    chunk " in used
+    assert re.search(r"^    chunk [0-9a-f]{12}, rank 1, score \d\.\d+: in_prompt, cited$", used, re.MULTILINE)
+    assert bot("history", first)[0].count("\n! withdrawn: manual/tides.md\n") == 1
+
+    assert bot("withdraw", "manual/tides.md", "--undo")[0] == "manual/tides.md is current\n"
+    assert "!" not in bot("history", first)[0]
+
+
+def test_a_document_that_no_answer_stood_on_is_told_in_one_line(folder: Path, environment: dict[str, str]) -> None:
+    done = run("uses", "manual/unread.md", cwd=folder, **environment)
+    assert_one_line(done, "no answer stood on this document (404)")
+
+
 def test_a_chat_model_hears_what_was_said_before(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(Reply(500), completion("Thirty days [1].")) as (url, received):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
@@ -229,40 +255,6 @@ def test_ctrl_c_ends_a_chat_cleanly(folder: Path, environment: dict[str, str]) -
         assert chat.stdout.readline() == "Ask away; Ctrl-D ends the chat.\n"
         assert chat.stdout.read(2) == "> "
         chat.send_signal(signal.SIGINT)
-        rest, errors = chat.communicate(timeout=30)
+        rest, errors = chat.communicate(timeout=DEADLINE)
     assert (chat.returncode, rest) == (0, "\n")
     assert "Traceback" not in errors
-
-
-def test_the_demo_shows_the_stored_history_and_leaves_nothing_behind(folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "temporary"
-    place.mkdir()
-    done = run_demo(folder, place)
-    assert done.returncode == 0, done.stderr
-    history = done.stdout.rpartition("history last --evidence")[2]
-    assert len(re.findall(r"^#\d+ user, ", history, re.MULTILINE)) == 5
-    assert len(re.findall(r"^ +1 +\d+\.\d+  yes    yes    [0-9a-f]{12}  manual/", history, re.MULTILINE)) == 5
-    assert "checked: 5 questions, each with its answer" in history
-    assert not list(place.iterdir())
-
-
-def test_the_demo_finds_evidence_for_its_questions_in_the_documents_of_this_project() -> None:
-    library = Library(load(demo.own_documents()).chunks)
-    assert [question for question in demo.QUESTIONS if not library.search(question, limit=1)] == []
-
-
-def test_the_demo_fails_where_there_is_nothing_to_read(tmp_path: Path) -> None:
-    done = run_demo(tmp_path, tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("demo: there is no text in ")
-
-
-def run_demo(documents: Path, place: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "demo.py"), str(documents)],
-        env={**os.environ, "TMPDIR": str(place)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=180,
-        check=False,
-    )

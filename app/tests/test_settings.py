@@ -1,5 +1,6 @@
 """Settings as people write them, and refusals that name what to mend."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,78 @@ def test_a_missing_key_is_named(workdir: Path) -> None:
         settings.load()
 
 
-def test_a_file_that_is_no_utf8_text_is_refused_in_one_line(workdir: Path) -> None:
-    (workdir / ".env").write_bytes("API_KEY=k\n".encode("utf-16"))
-    with pytest.raises(Refused, match=r"^\.env is not UTF-8 text"):
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("API_KEY = k", "k"),
+        ("API_KEY=first\nAPI_KEY=last", "last"),
+        ("api_key=k", "k"),
+        ("API_KEY=pa$$wo$rd", "pa$$wo$rd"),
+        ("API_KEY='pa${HOME}ss'", "pa${HOME}ss"),
+        ("API_KEY=pa${never}ss", "pa${never}ss"),
+        ('API_KEY="pa${never}ss"', "pa${never}ss"),
+        ("API_KEY=pa${never:-di}ss", "padiss"),
+        ("POSTGRES_PASSWORD=di\nAPI_KEY=pa${POSTGRES_PASSWORD}ss", "padiss"),
+        ("\nLOG_LEVEL=info\rAPI_KEY=k\r", "k"),
+        ("API_KEY=a#b # comment", "a#b"),
+        ("API_KEY='a #b'\t", "a #b"),
+        ("POOL_SIZE\nAPI_KEY=it's", "it's"),
+        ('POSTGRES_PASSWORD="two\nlines"\nAPI_KEY=k', "k"),
+    ],
+)
+def test_a_key_arrives_as_it_is_written(workdir: Path, line: str, key: str) -> None:
+    (workdir / ".env").write_bytes(f"{line}\n".encode())
+    assert settings.load().api_key == (key,)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_a_file_that_is_no_utf8_text_is_refused_in_one_line(workdir: Path, encoding: str) -> None:
+    (workdir / ".env").write_bytes("API_KEY=schlüssel\n".encode(encoding))
+    with pytest.raises(Refused, match=r"^\.env is not UTF-8 text: [^\n]+\Z"):
         settings.load()
+
+
+@pytest.mark.parametrize("line", ['API_KEY="canary', "API_KEY='canary'x", "API_KEY: canary", "set API_KEY=canary"])
+def test_a_line_that_cannot_be_read_is_named_by_its_number(workdir: Path, line: str) -> None:
+    (workdir / ".env").write_text(f"# mine\n\n\n{line}\n")
+    with pytest.raises(Refused, match=r"^\.env line 4 is not NAME=value[^\n]+\Z") as refusal:
+        settings.load()
+    assert "canary" not in str(refusal.value)
 
 
 def test_a_directory_named_env_is_refused_in_one_line(workdir: Path) -> None:
     (workdir / ".env").mkdir()
     with pytest.raises(Refused, match=r"^\.env is not a file"):
+        settings.load()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_named_env_is_refused_without_waiting_for_a_writer(workdir: Path) -> None:
+    os.mkfifo(workdir / ".env")
+    with pytest.raises(Refused, match=r"^\.env is not a file"):
+        settings.load()
+
+
+def test_a_link_that_leads_nowhere_is_refused_even_with_a_key_in_the_environment(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_KEY", "k")
+    (workdir / ".env").symlink_to("nowhere")
+    with pytest.raises(Refused, match=r"^\.env is a link that leads nowhere"):
+        settings.load()
+
+
+def test_a_file_without_end_is_refused_before_it_is_read(workdir: Path) -> None:
+    with (workdir / ".env").open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(Refused, match=r"^\.env is larger than 1 MiB"):
+        settings.load()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_somebody_else_is_refused_in_one_line(workdir: Path) -> None:
+    (workdir / ".env").touch(0o000)
+    with pytest.raises(Refused, match=r"^\.env cannot be read: Permission denied\Z"):
         settings.load()
 
 

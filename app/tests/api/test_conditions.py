@@ -8,7 +8,7 @@ import pytest
 
 from app.tests.harness import Chat, problem
 
-WRITES = ["append", "put", "delete"]
+WRITES = ["append", "batch", "put", "redact", "rewind", "delete"]
 HELLO = {"sender": "user", "content": "hello"}
 
 
@@ -18,8 +18,15 @@ async def write(chat: Chat, kind: str, session: dict[str, Any], **headers: str) 
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if kind == "append":
         return await chat.post(f"{path}/messages", json=HELLO, headers=sent)
+    if kind == "batch":
+        return await chat.post(f"{path}/messages/batch", json={"messages": [HELLO, HELLO]}, headers=sent)
     if kind == "put":
         return await chat.put(path, json={"name": "changed"}, headers=sent)
+    if kind == "redact":
+        messages = (await chat.get(f"{path}/messages")).json().get("messages") or [{"id": uuid4()}]
+        return await chat.delete(f"{path}/messages/{messages[0]['id']}", headers=sent)
+    if kind == "rewind":
+        return await chat.delete(f"{path}/messages?after=0", headers=sent)
     return await chat.delete(path, headers=sent)
 
 
@@ -119,6 +126,15 @@ async def test_a_repeated_append_is_answered_although_its_condition_is_stale(cha
     assert (again.status_code, again.json(), again.headers["etag"]) == (200, first.json(), '"2"')
     other = await chat.post(path, json=body | {"content": "other"}, headers=headers)
     problem(other, 409, "idempotency_conflict")
+
+
+async def test_a_repeated_batch_is_answered_although_its_condition_is_stale(chat: Chat) -> None:
+    session = await chat.create()
+    path = f"/chat/sessions/{session['id']}/messages/batch"
+    headers = {"If-Match": '"1"', "Idempotency-Key": str(uuid4())}
+    first, again = [await chat.post(path, json={"messages": [HELLO, HELLO]}, headers=headers) for _ in range(2)]
+    assert (first.status_code, first.headers["etag"]) == (201, '"2"')
+    assert (again.status_code, again.json(), again.headers["etag"]) == (200, first.json(), '"2"')
 
 
 async def test_an_append_with_a_new_id_and_a_stale_condition_is_a_mismatch(chat: Chat) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.tests.conftest import NewDatabase
-from app.tests.harness import KEY, Chat, Service, problem, settings
+from app.tests.harness import DEADLINE, KEY, Chat, Service, problem, settings
 
 ORIGIN = "https://app.example.org"
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -228,7 +228,7 @@ COMPRESSED = [{"Content-Type": JSON, "Content-Encoding": name} for name in ("gzi
     "headers", [*({"Content-Type": name} for name in NOT_JSON), *COMPRESSED], ids=lambda headers: repr(headers)[:60]
 )
 async def test_any_other_body_is_a_415(chat: Chat, headers: dict[str, str]) -> None:
-    async with asyncio.timeout(30):  # catches a hang
+    async with asyncio.timeout(DEADLINE):
         response = await chat.post("/chat/sessions", content=b"{}", headers=headers)
     problem(response, 415, "unsupported_media_type")
     for method, path in (("PUT", f"/chat/sessions/{NOBODY}"), ("POST", f"/chat/sessions/{NOBODY}/messages")):

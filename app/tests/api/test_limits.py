@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.db import dsn
-from app.tests.harness import KEY, Chat, Service, problem, settings
+from app.tests.harness import DEADLINE, KEY, Chat, Service, problem, settings
 
 ORIGIN = "https://app.example.org"
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -227,7 +227,7 @@ async def test_a_place_is_free_again_when_its_client_hangs_up(database_url: str)
         _, writer = await begun(service)
         problem(await client.get("/health"), 503, "overloaded")
         writer.transport.abort()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while (await client.get("/health")).status_code == 503:
                 pass
 

@@ -31,7 +31,7 @@ async def test_a_new_message_tells_its_place_and_the_revision_of_its_session(cha
     message = response.json()
     stored = {"id": message["id"], "session_id": session["id"], "seq": 1, "sender": "user", "content": "hello"}
     unsaid = {"context": None, "metadata": {}, "created_at": message["created_at"], "redacted_at": None}
-    assert message == stored | unsaid
+    assert message == stored | unsaid | {"evidence_status": None, "evidence_documents": []}
     assert UUID(message["id"]).version == 7
     assert response.headers["location"] == f"{path(session)}/{message['id']}"
     assert response.headers["etag"] == '"2"'

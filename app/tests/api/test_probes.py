@@ -1,9 +1,8 @@
 """Health, probes and metrics: with the database up, away, silent and back again."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -12,51 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from app import VERSION
 from app.db import dsn
 from app.tests.conftest import NewDatabase
-from app.tests.harness import KEY, Chat, Service, problem, settings
+from app.tests.faults.relay import Relay
+from app.tests.harness import DEADLINE, KEY, Chat, Service, problem, settings
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
-
-
-class Relay:
-    """A way to PostgreSQL that can be cut, and that can stop to answer."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        query = parse_qs(parts.query)
-        self._upstream = (parts.hostname or query.get("host", ["localhost"])[0], parts.port or 5432)
-        self._user = parts.netloc.rpartition("@")[0]
-        self._path = parts.path
-        self._open: set[asyncio.StreamWriter] = set()
-        self.silent = False
-
-    async def start(self, port: int = 0) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return urlunsplit(("postgresql", f"{self._user}@127.0.0.1:{self.port}", self._path, "", ""))
-
-    def cut(self) -> None:
-        """As a server that was stopped: nobody listens, and open connections end."""
-        self._server.close()
-        for writer in self._open:
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = self._upstream
-        there = (
-            asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-            if host[:1] == "/"
-            else asyncio.open_connection(host, port)
-        )
-        upstream_reader, upstream = await there
-        self._open |= {writer, upstream}
-        await asyncio.gather(self._pass(reader, upstream), self._pass(upstream_reader, writer))
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while piece := await reader.read(65_536):
-                if not self.silent:
-                    writer.write(piece)
-        writer.close()
 
 
 @pytest.fixture
@@ -132,8 +90,8 @@ async def test_a_database_that_is_stopped_is_told_and_so_is_its_return(relay: Re
 
 async def test_a_database_that_is_silent_is_told_in_bounded_time(relay: Relay, client: Chat) -> None:
     await up(client)
-    relay.silent = True
-    async with asyncio.timeout(30):
+    relay.freeze()
+    async with asyncio.timeout(DEADLINE):
         health, ready = await asyncio.gather(client.get("/health"), client.get("/readyz"))
         assert (health.status_code, ready.status_code) == (503, 503)
         problem(await client.get("/chat/sessions"), 503, "timeout")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from app.tests.harness import KEY, Chat, Service, problem, settings
+from app.tests.harness import DEADLINE, KEY, Chat, Service, problem, settings
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 JSON = {"Content-Type": "application/json"}
@@ -55,7 +55,7 @@ def head(key: str = KEY, method: str = "POST", path: str = "/chat/sessions", **h
 
 def connect(service: Service) -> socket.socket:
     host, _, port = service.url.removeprefix("http://").rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=30)
+    return socket.create_connection((host, int(port)), timeout=DEADLINE)
 
 
 def read_answer(connection: socket.socket) -> Answer:

@@ -166,6 +166,19 @@ async def test_an_id_wins_over_a_key(chat: Chat) -> None:
     replayed(await chat.post(path(session), json=MESSAGE | fields, headers=headers), first)
 
 
+@pytest.mark.parametrize("what", ["session", "message", "batch"])
+async def test_a_broken_key_is_refused_beside_an_id_too(chat: Chat, what: str) -> None:
+    session = await chat.create()
+    fields, _ = once("id")
+    at, body = {
+        "session": ("/chat/sessions", fields),
+        "message": (path(session), MESSAGE | fields),
+        "batch": (f"{path(session)}/batch", {"messages": [MESSAGE | fields]}),
+    }[what]
+    broken = await chat.post(at, json=body, headers={"Idempotency-Key": "a b"})
+    problem(broken, 400, "invalid_header", "Idempotency-Key")
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_message_is_repeated_within_its_session_only(chat: Chat, way: str) -> None:
     fields, headers = once(way)

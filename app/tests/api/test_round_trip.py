@@ -44,7 +44,7 @@ def nested(depth: int, kinds: str) -> Any:
 
 VALUES = OBJECTS | st.builds(nested, st.integers(90, 100), st.sampled_from(["l", "o", "lo"]))
 METADATA = st.dictionaries(st.text(STORABLE, max_size=5), OBJECTS, max_size=3)
-many = settings(max_examples=60)
+many = settings(max_examples=30)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,12 @@ async def everywhere(chat: Chat, sent: dict[str, Any], *, escaped: bool = False)
     id_ = appended.json()["id"]
     reads = ("", "?order=desc", "?after=0", "?before=2", f"/{id_}")
     replay = await chat.post(path, json=sent | {"id": id_})
-    return [message_of(answer) for answer in (appended, replay, *[await chat.get(path + read) for read in reads])]
+    other = f"/chat/sessions/{(await chat.create())['id']}/messages"
+    batch = {"messages": [sent | {"id": id_}]}
+    batches = [await chat.post(f"{other}/batch", json=batch) for _ in range(2)]
+    assert [answer.status_code for answer in batches] == [201, 200]
+    reading = [await chat.get(path + read) for read in reads]
+    return [message_of(answer) for answer in (appended, replay, *batches, await chat.get(other), *reading)]
 
 
 @many
@@ -85,7 +90,7 @@ async def test_any_context_and_metadata_come_back_equal(
 ) -> None:
     sent = {"sender": "bot", "content": "", "context": context, "metadata": metadata}
     found = await everywhere(tenant, sent, escaped=escaped)
-    assert len(found) == 7
+    assert len(found) == 10
     for message in found:
         assert exact(message["context"]) == exact(context)
         assert exact(message["metadata"]) == exact(metadata)
@@ -112,6 +117,40 @@ async def test_any_text_comes_back_equal_in_a_session(
     assert exact(created | {"name": name}) == exact({**named, "revision": 1, "updated_at": created["updated_at"]})
     assert exact((await tenant.get(path)).json()) == exact(named)
     assert exact((await tenant.sessions(limit=1, user_id=user_id, name=name))["sessions"]) == exact([named])
+
+
+@many
+@given(METADATA | st.builds(lambda depth: {"": nested(depth, "ol")}, st.integers(90, 99)), METADATA)
+@example({"big": EXACT, "": [BIG, -BIG], "zero": [0, 0.0, -0.0]}, {"big": 1, "zero": [0.0, 0, -0.0]})
+async def test_any_metadata_of_a_session_comes_back_equal(
+    tenant: Chat, metadata: dict[str, Any], other: dict[str, Any]
+) -> None:
+    created = await tenant.create(metadata=metadata)
+    path = f"/chat/sessions/{created['id']}"
+    replay = await tenant.post("/chat/sessions", json={"id": created["id"], "metadata": metadata})
+    equal = await tenant.put(path, json={"metadata": dict(reversed(metadata.items()))})
+    (listed,) = (await tenant.sessions(limit=1))["sessions"]
+    assert (replay.status_code, equal.status_code) == (200, 200)
+    for session in (replay.json(), equal.json(), listed, (await tenant.get(path)).json()):
+        assert exact(session) == exact(created)  # its revision too: an equal PUT changed nothing
+    assert exact(created["metadata"]) == exact(metadata)
+    changed = (await tenant.put(path, json={"metadata": other})).json()
+    assert exact(changed["metadata"]) == exact(other)
+    assert changed["revision"] == (1 if exact(other) == exact(metadata) else 2)
+
+
+@many
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "\u00e9", "e\u0301"]), OBJECTS), min_size=2, max_size=6))
+@example([("a", BIG), ("a", 1)])
+@example([("a", 1), ("a", BIG)])
+async def test_of_duplicate_keys_the_last_wins_at_any_depth(tenant: Chat, pairs: list[tuple[str, Any]]) -> None:
+    raw = "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs) + "}"
+    whole = f'{{"sender":"bot","content":"","metadata":1,"context":[{raw}],"metadata":{raw}}}'
+    path = f"/chat/sessions/{(await tenant.create())['id']}/messages"
+    appended = await tenant.post(path, content=whole, headers=JSON_TYPE)
+    for message in (message_of(appended), message_of(await tenant.get(path))):
+        assert exact(message["context"]) == exact([dict(pairs)])
+        assert exact(message["metadata"]) == exact(dict(pairs))
 
 
 async def refused(chat: Chat, raw: str, status: int, code: str, field: str) -> None:
@@ -191,7 +230,11 @@ async def test_half_a_pair_and_nul_are_refused_in_a_session(chat: Chat, field: s
 
 
 @pytest.mark.parametrize(
-    "number", ["9" * 1001, "-" + "9" * 1001, "9" * 5000, "1e999", "-1e999", "1" + "0" * 400 + ".5"]
+    "number",
+    [
+        *("9" * 1001, "-" + "9" * 1001, "9" * 5000, "1e999", "-1e999", "1" + "0" * 400 + ".5"),
+        *("1e-400", "-0.5E-0324", f"0.{'0' * 400}1", f"0.{'0' * 300}1e-99"),  # a double makes a zero of these
+    ],
 )
 @pytest.mark.parametrize(
     ("raw", "field"),

@@ -165,3 +165,8 @@ async def test_a_header_that_is_no_user_id_is_refused(chat: Chat, raw: bytes, me
 async def test_two_users_at_once_are_refused(chat: Chat) -> None:
     twice = [("X-User-Id", "ada"), ("X-User-Id", "ada")]
     problem(await chat.get("/chat/sessions", headers=twice), 400, "invalid_header", "X-User-Id")
+
+
+async def test_health_belongs_to_no_user(chat: Chat) -> None:
+    for headers in ({"X-User-Id": ""}, {"X-User-Id": "ada"}):
+        assert (await chat.get("/health", headers=headers)).status_code == 200

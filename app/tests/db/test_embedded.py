@@ -120,7 +120,9 @@ async def test_start_after_kill_keeps_what_was_committed(place: Place, killed: t
     pids = {"server": server.pid, "keeper": place.keeper(), "postmaster": place.postmaster()}
     for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, or the others would notice between two kills
         for name in killed:
-            os.kill(pids[name] or 0, number)
+            pid = pids[name]
+            assert pid  # 0 would be ourselves
+            os.kill(pid, number)
     again = await place.server()
     assert await rows(await again.dsn()) == 1
     taken_over = killed == ("keeper", "server")

@@ -1,6 +1,7 @@
 """The schema is the sum of the migrations, whoever runs them and how many at once."""
 
 import asyncio
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -71,7 +72,7 @@ async def test_a_role_that_may_not_create_tables_is_told_the_grant(new_database:
     role = "no create " + url[-6:]
     await admin.execute(f'CREATE ROLE "{role}" LOGIN PASSWORD \'p\'; GRANT ALL ON DATABASE {url_name(url)} TO "{role}"')
     target = dsn.parse(url)
-    limited = Database(dsn.Target({**target.arguments, "user": role, "password": "p"}, target.description), settings())
+    limited = Database(replace(target, arguments={**target.arguments, "user": role, "password": "p"}), settings())
     with pytest.raises(Refused) as refusal:
         await migrate.upgrade(limited)
     assert f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"' in str(refusal.value)

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,10 @@ from app.tests.rag_bot.answering import LOST, Reply, answering
 
 PROBLEM = {"status": 429, "code": "rate_limited", "detail": "over 10 per 1 minute (RATE_LIMIT)"}
 STORED = Reply(201, body=b'{"id": "m1"}')
+
+
+def page(**content: object) -> Reply:
+    return Reply(200, body=json.dumps(content).encode())
 
 
 def busy(status: int, retry_after: str | None) -> Reply:
@@ -72,3 +77,20 @@ def test_a_service_that_cannot_be_waited_for_is_given_up(reply: Reply, attempts:
         memory.append("s1", "user", "Hello?")
     assert len(received) == attempts
     assert len({request.body["id"] for request in received}) == 1
+
+
+def test_what_was_retrieved_for_old_answers_is_not_asked_for_with_them() -> None:
+    with answering(page(messages=[])) as (url, received), Memory(url, "key", print) as memory:
+        memory.latest("s1", 10)
+    assert received[0].path == "/chat/sessions/s1/messages?order=desc&page_size=10&context=none"
+
+
+def test_the_answers_from_a_document_are_read_to_the_last_page_without_their_texts() -> None:
+    one, two, three = ({"seq": seq} for seq in (1, 2, 3))
+    pages = [([one, two], "c1"), ([], "c2"), ([three], None)]
+    replies = [page(messages=messages, next_cursor=cursor) for messages, cursor in pages]
+    with answering(*replies) as (url, received), Memory(url, "key", print) as memory:
+        assert list(memory.answers_from("wiki/ä%2F?.md")) == [one, two, three]
+    asked = [parse_qs(request.path.partition("?")[2]) for request in received]
+    named = {"document_id": ["wiki/ä%2F?.md"], "context": ["refs"], "limit": ["100"]}
+    assert asked == [named, {**named, "cursor": ["c1"]}, {**named, "cursor": ["c2"]}]

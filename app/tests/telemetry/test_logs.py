@@ -3,15 +3,15 @@
 import json
 import logging
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.errors import Refused
 from app.telemetry import logs
-from app.tests.process import SERVE, run
+from app.telemetry.handlers import LineFile
+from app.tests.process import SERVE, environment, run
 
 LINE = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO app\.access req-1 "
@@ -53,37 +53,6 @@ def test_an_exception_is_logged_by_type_and_frames_and_never_by_its_text() -> No
         assert "canary" not in text
 
 
-@pytest.fixture
-def line_file(tmp_path: Path) -> Iterator[logs.LineFile]:
-    handler = logs.LineFile(tmp_path / "logs" / "app.log")
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    yield handler
-    handler.close()
-
-
-def test_a_renamed_file_is_left_for_a_new_one(line_file: logs.LineFile, tmp_path: Path) -> None:
-    current, rotated = tmp_path / "logs/app.log", tmp_path / "logs/app.log.1"
-    line_file.emit(record("before"))
-    current.rename(rotated)
-    line_file.emit(record("after"))
-    assert (rotated.read_text(), current.read_text()) == ("before\n", "after\n")
-
-
-def test_a_log_that_cannot_be_written_fails_nobody(line_file: logs.LineFile, tmp_path: Path) -> None:
-    (tmp_path / "logs/app.log").unlink()
-    (tmp_path / "logs").rmdir()
-    line_file.emit(record("lost"))
-    (tmp_path / "logs").mkdir()
-    line_file.emit(record("kept"))
-    assert (tmp_path / "logs/app.log").read_text() == "kept\n"
-
-
-def test_a_file_that_cannot_be_opened_refuses_the_start(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Refused, match=r"LOG_FILE .*file/app\.log cannot be opened"):
-        logs.LineFile(tmp_path / "file" / "app.log")
-
-
 def test_one_configuration_serves_uvicorn_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, before = logging.getLogger(), logging.getLogger().handlers[:]
     level = root.level
@@ -96,13 +65,91 @@ def test_one_configuration_serves_uvicorn_too(tmp_path: Path, capsys: pytest.Cap
     finally:
         for handler in [handler for handler in root.handlers if handler not in before]:
             root.removeHandler(handler)
-            if isinstance(handler, logs.LineFile):
+            if isinstance(handler, LineFile):
                 handler.close()
         root.setLevel(level)
     written = (tmp_path / "app.log").read_text()
     assert re.fullmatch(r"\S+ INFO uvicorn\.error - started\n", written)
     assert capsys.readouterr().err == written
     assert sys.stderr
+
+
+def test_arguments_that_do_not_fit_cost_no_line_and_are_not_told() -> None:
+    bad = record("%d messages")
+    bad.args = ("canary",)
+    assert logs.TextFormatter().format(bad).endswith(" %d messages (its arguments do not fit)")
+    assert json.loads(logs.JsonFormatter().format(bad))["message"] == "%d messages (its arguments do not fit)"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "é\U0001f600", "\udcff\n", '"\\', "\x00\x1b[31m"])
+def test_any_text_is_one_line_of_json(text: str, tmp_path: Path) -> None:
+    file = LineFile(tmp_path / "app.log", logging.NullHandler())
+    file.setFormatter(logs.JsonFormatter())
+    file.emit(record(text, client=text))
+    file.close()
+    (line,) = (tmp_path / "app.log").read_bytes().splitlines()
+    assert json.loads(line)["message"] == json.loads(line)["client"] == text
+
+
+def test_an_exception_that_is_its_own_cause_or_very_deep_is_one_short_line() -> None:
+    own = raised(ValueError())
+    own.__cause__ = own
+
+    def deeper() -> None:
+        deeper()
+
+    with pytest.raises(RecursionError) as deep:
+        deeper()
+    for error in (own, deep.value):
+        assert len(logs.TextFormatter().format(record("it failed", error=error))) < 5000
+
+
+CRASHES = """
+import asyncio, logging, os, sys, threading, warnings
+from pathlib import Path
+from app.telemetry import logs
+
+class Unraisable:
+    def __del__(self):
+        raise ValueError("canary")
+
+async def forgotten():
+    async def fail():
+        raise ValueError("canary")
+    asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+logs.configure(level="DEBUG", style="json", file=Path("app.log"))
+warnings.warn("canary\\ncanary", stacklevel=1)
+asyncio.run(forgotten())
+thread = threading.Thread(target=lambda: int("canary"))
+thread.start()
+thread.join()
+Unraisable()
+logging.getLogger("third.party").error("%s and %s", "canary")
+raise ValueError("canary")
+"""
+
+
+def test_whatever_crashes_is_one_line_each_without_its_text(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASHES], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (tmp_path / "app.log").read_text()
+    assert "canary" not in done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    told = [(line["logger"], line["message"], line.get("exception", "").partition(" at ")[0]) for line in lines]
+    assert told == [
+        ("py.warnings", "<string>:18: UserWarning", ""),
+        ("asyncio", "Using selector: EpollSelector", ""),
+        ("asyncio", "Task exception was never retrieved", "builtins.ValueError"),
+        ("app", "unexpected end of a thread", "builtins.ValueError"),
+        ("app", "ignored", "builtins.ValueError"),
+        ("third.party", "%s and %s (its arguments do not fit)", ""),
+        ("app", "unexpected end", "builtins.ValueError"),
+    ]
 
 
 async def test_a_request_is_one_line_on_the_console_and_in_the_file(tmp_path: Path, database_url: str) -> None:
@@ -129,24 +176,3 @@ async def test_json_lines_hold_the_same(tmp_path: Path, database_url: str) -> No
     (line,) = [line for line in lines if line["request_id"] == "req-2"]
     assert {"time", "level", "logger", "message", "duration_ms", "client"} < set(line)
     assert (line["method"], line["route"], line["status"]) == ("GET", "/health", 200)
-
-
-async def test_no_key_and_no_content_reaches_a_log(tmp_path: Path) -> None:
-    canary = "canary-7d1f"
-    async with run(*SERVE, cwd=tmp_path, API_KEY=f"{canary}-key", LOG_FILE="app.log", LOG_LEVEL="DEBUG") as server:
-        await server.ready()
-        async with server.client() as client:
-            client.headers["X-API-Key"] = f"{canary}-key"
-            session = await client.create(name=canary, user_id=canary)
-            path = f"/chat/sessions/{session['id']}/messages"
-            message = {"sender": canary, "content": canary, "context": {canary: canary}}
-            assert (await client.post(path, json=message)).status_code == 201
-            assert (await client.post(path, json={**message, "metadata": [canary]})).status_code == 422
-            assert (await client.post(path, content=f'{{"{canary}'.encode())).status_code == 415
-            assert (await client.get(f"/chat/{canary}?{canary}={canary}")).status_code == 404
-            assert (await client.get("/health", headers={"X-API-Key": f"{canary}-wrong"})).status_code == 401
-            assert (await client.get("/chat/sessions", params={"name": canary})).status_code == 200
-            assert (await client.put(path.removesuffix("/messages"), json={"name": canary * 30})).status_code == 422
-    written = (tmp_path / "app.log").read_text() + server.output + (tmp_path / "data/postgres.log").read_text()
-    assert "/chat/sessions/{session_id}/messages 201" in written
-    assert canary not in written

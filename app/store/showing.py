@@ -1,0 +1,73 @@
+"""Showing messages: their contexts put together from what is stored, and what became of their sources."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from app import splitting
+from app.db.pool import Driver
+from app.evidence import Document, document_ref, read
+from app.models import Message
+from app.splitting import StoredDocument
+from app.store.evidence import Evidence
+from app.store.marks import NO_EVIDENCE, Use
+from app.store.rows import Seen, to_message
+from app.strict_json import dumps, loads
+
+Shown = Literal["full", "refs", "none"]
+
+
+async def messages(
+    conn: Driver, tenant_id: int, evidence: Evidence, seen: Seen, rows: Sequence[Any], shown: Shown
+) -> list[Message]:
+    """The messages in `rows` of the columns MESSAGE; `seen` is what the same statement saw."""
+    await evidence.hear(conn, tenant_id, seen)
+    stored = await evidence.load(conn, {ref for row in rows for ref in row[6] or () if ref > 0})
+    return [_message(tenant_id, evidence, row, stored, shown) for row in rows]
+
+
+async def retrieved(conn: Driver, evidence: Evidence, rows: Sequence[Any]) -> list[list[Document]]:
+    """The documents that are understood in the contexts of `rows` of context, context_refs and context_form."""
+    stored = await evidence.load(conn, {ref for row in rows for ref in row[1] or () if ref > 0})
+    found = []
+    for context, refs, form in rows:
+        value = splitting.restore(orjson.loads(form), _used(refs, stored)) if form else context and loads(context)
+        found.append(read(value)[0])
+    return found
+
+
+def _message(tenant_id: int, evidence: Evidence, row: Any, stored: dict[int, StoredDocument], shown: Shown) -> Message:
+    context, refs, form = row[5:8]
+    if context is None and not refs:
+        return to_message(row, None, NO_EVIDENCE)
+    used = _used(refs, stored)
+    uses: list[Use | StoredDocument] = [one for one in used.values() if one.document_id]
+    if (context is not None and refs is None) or min(refs or (0,)) < 0:
+        items = splitting.unsplit(orjson.loads(form)) if form else loads(context)
+        uses += uses_of(tenant_id, read(items)[0])
+    return to_message(row, _shown(context, form, used, shown), evidence.marks.judge(tenant_id, uses))
+
+
+def _used(refs: Sequence[int] | None, stored: dict[int, StoredDocument]) -> dict[int, StoredDocument]:
+    """The stored documents that a message names, by their index."""
+    return {index: stored[ref] for index, ref in enumerate(refs or ()) if ref > 0}
+
+
+def uses_of(tenant_id: int, documents: Iterable[Document]) -> list[Use]:
+    """The uses of those documents that have an id."""
+    return [
+        Use(document_ref(tenant_id, one.document_id), one.document_id, one.version)
+        for one in documents
+        if one.document_id
+    ]
+
+
+def _shown(context: str | None, form: str | None, used: dict[int, StoredDocument], shown: Shown) -> Any:
+    if shown == "none":
+        return None
+    if form is not None:
+        return splitting.restore(orjson.loads(form), used, with_texts=shown == "full")
+    if context is None or shown == "full":
+        return context and orjson.Fragment(context)
+    return orjson.Fragment(dumps(splitting.without_texts(loads(context))))
