@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST = $(PY) -m pytest
-UV := $(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+UV := $(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help run test torture check coverage demo format lock snapshots
