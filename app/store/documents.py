@@ -13,6 +13,7 @@ from app.db.schema import SourceDocument
 from app.errors import IdTaken, NotFound
 from app.evidence import document_ref
 from app.models import Document, Mark
+from app.store.rows import DURABLE
 
 EXAMINED = 1_000
 """Documents that one page looks at, at most, however few of them its filters keep."""
@@ -136,7 +137,7 @@ SELECT {_SOURCE} FROM documents WHERE tenant_id = :tenant_id AND ref = :ref FOR 
 # First of all: two that mark one document would else lock it and this in either order, and both count.
 LOCK_MARKS = "SELECT FROM tenants WHERE id = :tenant_id FOR NO KEY UPDATE"
 
-NEXT_MARK = "UPDATE tenants SET marks = marks + 1 WHERE id = :tenant_id RETURNING marks"
+NEXT_MARK = f"UPDATE tenants SET marks = marks + 1 WHERE id = :tenant_id RETURNING marks, {DURABLE}"
 
 MARK = f"""
 INSERT INTO documents (tenant_id, ref, document_id, status, version, reason, marked_at, mark)

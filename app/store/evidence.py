@@ -18,7 +18,7 @@ from app.splitting import StoredDocument
 from app.store.counts import Counts
 from app.store.marks import Marks
 from app.store.memory import Memory
-from app.store.rows import Seen
+from app.store.rows import DURABLE, Seen
 
 _log = logging.getLogger("app.store")
 
@@ -26,22 +26,22 @@ MOST_KNOWN = 100_000
 MOST_BYTES = 32 * 1024 * 1024
 
 # Sorted, so that two appends lock what both name in one order.
-STORE_TEXTS = """
+STORE_TEXTS = f"""
 INSERT INTO evidence (tenant_id, document_ref, digest, body, seen_at)
 SELECT $1, t.document_ref, t.digest, t.body::json, now()
 FROM unnest($2::bigint[], $3::bytea[], $4::text[]) AS t(document_ref, digest, body) ORDER BY t.digest
 ON CONFLICT (tenant_id, digest) DO UPDATE SET seen_at = excluded.seen_at
-RETURNING id, document_ref, body::text, digest, seen_at, pg_postmaster_start_time()
+RETURNING id, document_ref, body::text, digest, seen_at, pg_postmaster_start_time(), {DURABLE}
 """
 
-STORE_SOURCES = """
+STORE_SOURCES = f"""
 INSERT INTO documents (tenant_id, ref, document_id, title, url, seen_at)
 SELECT $1, d.ref, d.document_id, d.title, d.url, now()
 FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[]) AS d(ref, document_id, title, url) ORDER BY d.ref
 ON CONFLICT (tenant_id, ref) DO UPDATE
 SET seen_at = excluded.seen_at, title = coalesce(documents.title, excluded.title),
     url = coalesce(documents.url, excluded.url)
-RETURNING ref, document_id, last_used IS NULL, seen_at, pg_postmaster_start_time()
+RETURNING ref, document_id, last_used IS NULL, seen_at, pg_postmaster_start_time(), {DURABLE}
 """
 
 BODIES = "SELECT id, document_ref, body::text FROM evidence WHERE id = ANY ($1)"
@@ -106,7 +106,7 @@ class Evidence:
                     missing.setdefault(ref, []).append(document)
         if missing:
             columns = zip(*((ref, *_source(documents)) for ref, documents in missing.items()), strict=True)
-            for ref, document_id, is_new, seen_at, server in await conn.fetch(STORE_SOURCES, tenant_id, *columns):
+            for ref, document_id, is_new, seen_at, server, _ in await conn.fetch(STORE_SOURCES, tenant_id, *columns):
                 found[ref] = Source(document_id, is_new, Lease(seen_at + self._lease, server))
                 self._sources.keep((tenant_id, ref), found[ref])
         return found
@@ -127,7 +127,7 @@ class Evidence:
                     missing[digest] = ref_of(tenant_id, document, digest), splitting.body(document)
         if missing:
             columns = zip(*((ref, digest, body) for digest, (ref, body) in missing.items()), strict=True)
-            for id_, ref, body, digest, seen_at, server in await conn.fetch(STORE_TEXTS, tenant_id, *columns):
+            for id_, ref, body, digest, seen_at, server, _ in await conn.fetch(STORE_TEXTS, tenant_id, *columns):
                 found[digest] = self._remember(server, id_, ref, body), Lease(seen_at + self._lease, server)
                 self._texts.keep((tenant_id, digest), _Text(id_, found[digest][1]))
         return found

@@ -24,6 +24,13 @@ MESSAGE = (
     f"""m.id, m.session_id, m.seq, m.sender, m.content, {CONTEXT}, m.metadata::text, m.created_at, m.redacted_at"""
 )
 
+DURABLE = "set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"
+"""A column of a statement that a process remembers the outcome of: its commit waits for the disk, whatever the default.
+
+With `synchronous_commit = off` a crash of PostgreSQL would take back what this process still believes to be stored,
+and give its ids to other texts.
+"""
+
 SEEN = "(SELECT marks FROM tenants WHERE id = $2) AS marks, pg_postmaster_start_time() AS server"
 """Columns of Seen."""
 

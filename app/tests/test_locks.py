@@ -35,7 +35,7 @@ def asked(lock: dict[str, Requirement]) -> Iterator[tuple[str, Requirement]]:
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-prod.txt"])
 def test_the_extras_that_are_asked_for_are_locked_by_name(name: str) -> None:
-    """pip before 23.3 does not take `coverage==7.1` for a pin of `coverage[toml]`: it asks for a newer one and gives up."""
+    """To pip before 23.3 `coverage==7.1` is no pin of `coverage[toml]`: it looks for a newer one, and gives up."""
     lock = locked(name)
     assert len(lock) > 20
     wanted = [(who, one) for who, one in asked(lock) if one.extras]

@@ -139,5 +139,6 @@ async def restore(connection: asyncpg.Connection, row: dict[str, Any]) -> Any:
     if row["context_form"] is None:
         return row["context"] and json.loads(row["context"])
     stored = {one["id"]: StoredDocument.parse(*one) for one in await connection.fetch(STORED, row["context_refs"])}
-    named = {index: stored[id_] for index, id_ in enumerate(row["context_refs"]) if id_ in stored}
+    gone = StoredDocument(0, 0, {}, None, None, 0)
+    named = {index: stored.get(id_, gone) for index, id_ in enumerate(row["context_refs"]) if id_ > 0}
     return splitting.restore(json.loads(row["context_form"]), named)
