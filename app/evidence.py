@@ -134,13 +134,18 @@ def read(value: Any, steps: Steps = ()) -> tuple[list[Document], list[ContextWar
     return documents, _bounded(warnings)
 
 
+def read_document(sent: dict[str, Any]) -> Document:
+    """One document that is stored, whatever is odd in it."""
+    return _document(0, sent, (), [])
+
+
 def documents_of(value: Any) -> list[Any]:
     """The list of documents in a context, of whatever its items are; empty where there is none."""
     listed = value.get("documents") if isinstance(value, dict) else value
     return listed if isinstance(listed, list) else []
 
 
-def with_documents(value: Any, documents: list[Any]) -> Any:
+def with_documents(value: Any, documents: Any) -> Any:
     """The context with another list of documents in the place of its own."""
     return documents if isinstance(value, list) else {**value, "documents": documents}
 

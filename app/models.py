@@ -1,6 +1,6 @@
 """The nouns, as the store returns them and the API answers them. orjson writes them as they stand.
 
-`metadata` and `context` are JSON text from PostgreSQL that travels on unparsed; times are rendered already.
+`metadata` and `context` are JSON text from PostgreSQL that travels on unparsed; times are as times.render made them.
 The annotations are what OpenAPI shows.
 """
 
@@ -15,7 +15,8 @@ from app.evidence import Context, ContextWarning, DocumentStatus, EvidenceStatus
 from app.strict_json import JsonText
 
 Noun = TypeVar("Noun")
-Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Id = Annotated[UUID | str, WithJsonSchema({"type": "string", "format": "uuid"})]
+Time = Annotated[str | datetime, WithJsonSchema({"type": "string", "format": "date-time"})]
 Object = Annotated[Any, WithJsonSchema({"type": "object", "additionalProperties": True})]
 AnyJson = Annotated[Any, Field(description="Any JSON value, as it was sent.")]
 
@@ -112,8 +113,8 @@ class SessionPage:
 class Message:
     """A message. `seq` is its place in the session, from 1; `context` is what was retrieved for it."""
 
-    id: UUID
-    session_id: UUID
+    id: Id
+    session_id: Id
     seq: int
     sender: str
     content: str

@@ -6,13 +6,13 @@ document as it was first seen; where they are the first of USUAL, their values o
 fields that only the first one had. `[item]` is an item that is not split.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from app.evidence import PER_USE, Document, documents_of, read, with_documents
+from app.evidence import PER_USE, Document, documents_of, read_document, with_documents
 from app.strict_json import JsonText
 
 USUAL = ("score", "rank", "in_prompt", "cited")
@@ -21,27 +21,52 @@ USUAL = ("score", "rank", "in_prompt", "cited")
 _USUAL = [set(USUAL[:number]) for number in range(len(USUAL) + 1)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes three times as long to make
 class StoredDocument:
-    """A document as it was first seen, with its text: what is stored once."""
+    """A document as it was first seen, with its text: what is stored once.
+
+    `head` is its JSON with a comma for the last brace: what a use stands behind. As an object each of them would be
+    ten for the garbage collector to visit.
+    """
 
     id: int
     ref: int
-    value: dict[str, Any]
+    head: bytes
     document_id: str | None
     version: str | None
-    size: int
 
     @classmethod
     def parse(cls, id_: int, ref: int, body: str) -> "StoredDocument":
-        value = orjson.loads(body)
-        [understood], _ = read([value])
-        return cls(id_, ref, value, understood.document_id, understood.version, len(body))
+        understood = read_document(orjson.loads(body))
+        return cls(id_, ref, body[:-1].encode() + b",", understood.document_id, understood.version)
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The document itself, a new one each time."""
+        value: dict[str, Any] = orjson.loads(self.head[:-1] + b"}")
+        return value
+
+    def is_body(self, body: bytes) -> bool:
+        """Whether this is the JSON of the document."""
+        return len(body) == len(self.head) and self.head.startswith(body[:-1])
+
+    @property
+    def size(self) -> int:
+        """In bytes, without what Python adds."""
+        return len(self.head)
+
+
+GONE = StoredDocument(0, 0, b"{,", None, None)
+"""Stands for a text that somebody deleted."""
 
 
 def body(document: Document) -> JsonText:
     """What is stored of a document that nobody used before."""
-    return JsonText(orjson.dumps({k: v for k, v in document.sent.items() if k not in PER_USE}).decode())
+    return JsonText(_body(document.sent).decode())
+
+
+def _body(sent: Mapping[str, Any]) -> bytes:
+    return orjson.dumps({k: v for k, v in sent.items() if k not in PER_USE})
 
 
 def split(context: Any, stored: Mapping[int, tuple[int, StoredDocument]]) -> JsonText:
@@ -52,10 +77,29 @@ def split(context: Any, stored: Mapping[int, tuple[int, StoredDocument]]) -> Jso
     return JsonText(orjson.dumps(with_documents(context, items)).decode())
 
 
-def restore(form: Any, stored: Mapping[int, StoredDocument], *, with_texts: bool = True) -> Any:
-    """The context that `form` was made of, equal to what was sent; `stored` has the documents by index."""
+def restore(form: Any, stored: Sequence[StoredDocument], *, with_texts: bool = True) -> Any:
+    """The context that `form` was made of, equal to what was sent; `stored` has the documents that it names."""
     items = [_item(entry, stored, with_texts) for entry in documents_of(form)]
     return with_documents(form, items)
+
+
+def rendered(form: Any, stored: Sequence[StoredDocument]) -> Any:
+    """The same for orjson to write: where every document is used as usual its JSON is put together as it stands."""
+    entries = documents_of(form)
+    usual = []
+    for entry in entries:
+        if len(entry) != 2 or type(entry[1]) is dict or stored[entry[0]] is GONE:  # noqa: PLR2004
+            return restore(form, stored)
+        usual.append(dict(zip(USUAL, entry[1], strict=False)))
+    uses = orjson.dumps(usual)[1:-1].split(b"{")[1:]
+    if len(uses) != len(entries):  # an odd score has braces of its own
+        return restore(form, stored)
+    parts = [b"["]
+    for (index, use), text in zip(entries, uses, strict=True):
+        head = stored[index].head
+        parts += (head if use else head[:-1], text)
+    parts.append(b"]")
+    return with_documents(form, orjson.Fragment(b"".join(parts)))
 
 
 def without_texts(context: Any) -> Any:
@@ -71,12 +115,16 @@ def unsplit(form: Any) -> list[Any]:
     return [entry[0] for entry in documents_of(form) if len(entry) == 1]
 
 
-def _use(sent: dict[str, Any], index: int, first: StoredDocument) -> list[Any]:
-    use = {k: v for k, v in sent.items() if k in PER_USE or k not in first.value or _differ(v, first.value[k])}
-    gone = [name for name in first.value if name not in sent]
+def _use(sent: dict[str, Any], index: int, stored: StoredDocument) -> list[Any]:
+    if stored.is_body(_body(sent)):
+        use, gone = {k: v for k, v in sent.items() if k in PER_USE}, []
+    else:
+        first = stored.value
+        use = {k: v for k, v in sent.items() if k in PER_USE or k not in first or _differ(v, first[k])}
+        gone = [name for name in first if name not in sent]
     is_usual = len(use) < len(_USUAL) and use.keys() == _USUAL[len(use)]
-    stored = [use[name] for name in USUAL[: len(use)]] if is_usual else use
-    return [index, stored, gone] if gone else [index, stored]
+    fields = [use[name] for name in USUAL[: len(use)]] if is_usual else use
+    return [index, fields, gone] if gone else [index, fields]
 
 
 def _differ(one: Any, other: Any) -> bool:
@@ -86,11 +134,10 @@ def _differ(one: Any, other: Any) -> bool:
     return orjson.dumps(one) != orjson.dumps(other)
 
 
-def _item(entry: list[Any], stored: Mapping[int, StoredDocument], with_texts: bool) -> Any:
+def _item(entry: list[Any], stored: Sequence[StoredDocument], with_texts: bool) -> Any:
     if len(entry) == 1:
         return entry[0] if with_texts else _without_text(entry[0])
-    first = stored[entry[0]]
-    item = first.value.copy()
+    item = stored[entry[0]].value
     item.update(entry[1] if type(entry[1]) is dict else zip(USUAL, entry[1], strict=False))
     if len(entry) > 2:  # noqa: PLR2004
         for name in entry[2]:

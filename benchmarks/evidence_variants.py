@@ -73,7 +73,7 @@ APPENDS[ROWS] = (
     )
 )
 PAGE = """
-SELECT s.message_count, s.revision, 0 AS marks, NULL AS server, m.id, m.session_id, m.seq, m.sender, m.content,
+SELECT s.message_count, s.revision, '0 0' AS seen, m.id, m.session_id, m.seq, m.sender, m.content,
        CASE WHEN $4::boolean THEN m.context::text END, NULL, NULL, m.metadata::text, m.created_at, m.redacted_at
 FROM chat_sessions s LEFT JOIN chat_messages m ON m.session_id = s.id
     AND m.seq BETWEEN $5::bigint + 1 AND $5::bigint + $6::bigint

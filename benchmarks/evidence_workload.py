@@ -19,7 +19,7 @@ CHUNKS, CHUNKS_A_DOCUMENT = 20_000, 5
 RARE, RARE_USES = 20, 20  # documents that nobody else names, and how many answers name each
 SESSION, ACTIVE = 50, 100  # messages of a session, and sessions that are written to in turn
 USERS = 2_000
-START, EVERY = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=20)
+START, EVERY = datetime(2026, 1, 1, tzinfo=UTC), timedelta(seconds=20, microseconds=137)
 
 _PROSE = " ".join(" ".join(topic.split()) for topic in pydoc_data.topics.topics.values())
 _PLACES = ("handbook/benefits", "handbook/travel", "it/security", "legal/contracts", "products/manuals")

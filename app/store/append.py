@@ -23,7 +23,7 @@ from app.store.evidence import Evidence
 from app.store.lock import require
 from app.store.marks import NO_EVIDENCE, Verdict
 from app.store.placing import Placed, place, shortest_lease
-from app.store.rows import MESSAGE, SEEN, Seen, array
+from app.store.rows import MESSAGE, SEEN, array, seen
 from app.store.showing import Shown, uses_of
 
 ATTEMPTS = 5
@@ -134,8 +134,8 @@ async def append(
             raise NotFound("This session")
         revision = rows[0]["revision"]
         if rows[0]["id"] is not None:
-            stored = [tuple(row)[4:] for row in _replay(rows, drafts)]
-            messages = await showing.messages(conn, tenant_id, evidence, Seen(*rows[0][2:4]), stored, shown)
+            stored = [tuple(row)[3:] for row in _replay(rows, drafts)]
+            messages = await showing.messages(conn, tenant_id, evidence, seen(rows[0][2]), stored, shown)
             return Stored(messages, revision, replayed=True)
         require(revision, revisions)
     raise TimedOut  # the session changed between each statement and its look
@@ -169,13 +169,13 @@ def _statement(drafts: Sequence[MessageDraft], placed: Sequence[Placed]) -> tupl
     ]
     uses = [(ref, cited, at) for at, where in enumerate(placed, start=1) for ref, cited in where.cited.items()]
     refs, cited, places = map(list, zip(*uses, strict=True)) if uses else ([], [], [])
-    lease = shortest_lease(placed) or (None, None)
+    until, server, _ = shortest_lease(placed) or (None, None, 0)
     if len(drafts) > 1:
         lists = [None if where.refs is None else array(where.refs) for where in placed]
-        return APPEND_BATCH, [*zip(*messages, strict=True), lists, *lease, refs, cited, places]
+        return APPEND_BATCH, [*zip(*messages, strict=True), lists, until, server, refs, cited, places]
     if drafts[0].context is None:
         return APPEND, messages[0][:6]
-    return APPEND_WITH_CONTEXT, [*messages[0], placed[0].refs, *lease, refs, cited]
+    return APPEND_WITH_CONTEXT, [*messages[0], placed[0].refs, until, server, refs, cited]
 
 
 async def _account(
@@ -191,7 +191,7 @@ async def _account(
         )
         if where.new:
             await evidence.used_first(conn, tenant_id, where.new, row["created_at"])
-    await evidence.hear(conn, tenant_id, Seen(*rows[0][4:6]))
+    await evidence.hear(conn, tenant_id, seen(rows[0][4]))
     return True
 
 

@@ -113,7 +113,7 @@ async def _remove_left(conn: Write, counts: Counts, rows: Sequence[asyncpg.Recor
 
 async def _change(conn: Write, counts: Counts, rows: Sequence[asyncpg.Record], placed: Sequence[Placed]) -> None:
     used = [(row["id"], ref, cited) for row, one in zip(rows, placed, strict=True) for ref, cited in one.cited.items()]
-    until, server = shortest_lease(placed) or (None, None)
+    until, server, _ = shortest_lease(placed) or (None, None, 0)
     parameters = {
         "sessions": [row["session_id"] for row in rows],
         "seqs": [row["seq"] for row in rows],

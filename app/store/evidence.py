@@ -7,6 +7,8 @@ a process that was stalled for hours stores its evidence anew.
 """
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from typing import NamedTuple
 from app import splitting
 from app.db.pool import Driver
 from app.evidence import Context, Document, digest_ref, document_ref
-from app.splitting import StoredDocument
+from app.splitting import GONE, StoredDocument
 from app.store.counts import Counts
 from app.store.marks import Marks
 from app.store.memory import Memory
@@ -23,7 +25,7 @@ from app.store.rows import DURABLE, Seen
 _log = logging.getLogger("app.store")
 
 MOST_KNOWN = 100_000
-MOST_BYTES = 32 * 1024 * 1024
+MOST_BYTES = 64 * 1024 * 1024
 
 # Sorted, so that two appends lock what both name in one order.
 STORE_TEXTS = f"""
@@ -48,10 +50,14 @@ BODIES = "SELECT id, document_ref, body::text FROM evidence WHERE id = ANY ($1)"
 
 
 class Lease(NamedTuple):
-    """Until when something is stored without doubt, and on which server, by its start."""
+    """Until when something is stored without doubt, and on which server, by its start.
+
+    `ends` says the same by this process's clock, in seconds: nearly, but without asking the server.
+    """
 
     until: datetime
     server: datetime
+    ends: float
 
 
 class _Text(NamedTuple):
@@ -79,47 +85,48 @@ class Evidence:
 
     def __init__(self, grace: float) -> None:
         self._lease = timedelta(seconds=grace / 2)
-        self._texts: Memory[tuple[int, bytes], _Text] = Memory(MOST_KNOWN, grace / 2)
-        self._sources: Memory[tuple[int, int], Source] = Memory(MOST_KNOWN, grace / 2)
-        self._bodies: Memory[int, StoredDocument] = Memory(MOST_BYTES)
+        self._texts: Memory[tuple[int, bytes], _Text] = Memory(MOST_KNOWN)
+        self._sources: Memory[tuple[int, int], Source] = Memory(MOST_KNOWN)
+        self._bodies: Memory[int, StoredDocument] = Memory(MOST_BYTES, lambda stored: stored.size)
         self._server: datetime | None = None
         self.marks = Marks()
         self.counts = Counts()
 
     async def store(self, conn: Driver, tenant_id: int, contexts: Sequence[Context | None], *, anew: bool) -> Stored:
         """Store of `contexts` what is not stored yet, or all of it `anew`."""
-        sources = await self._store_sources(conn, tenant_id, contexts, anew)
-        return Stored(sources, await self._store_texts(conn, tenant_id, contexts, anew))
+        now = math.inf if anew else time.monotonic()
+        sources = await self._store_sources(conn, tenant_id, contexts, now)
+        return Stored(sources, await self._store_texts(conn, tenant_id, contexts, now))
 
     async def _store_sources(
-        self, conn: Driver, tenant_id: int, contexts: Iterable[Context | None], anew: bool
+        self, conn: Driver, tenant_id: int, contexts: Iterable[Context | None], now: float
     ) -> dict[int, Source]:
         found: dict[int, Source] = {}
         missing: dict[int, list[Document]] = {}
         for document in _documents(contexts):
             if document.document_id:
                 ref = document_ref(tenant_id, document.document_id)
-                known = None if anew else self._sources.get((tenant_id, ref))
-                if known:
+                known = self._sources.get((tenant_id, ref))
+                if known and known.lease.ends > now:
                     found[ref] = known
                 else:
                     missing.setdefault(ref, []).append(document)
         if missing:
             columns = zip(*((ref, *_source(documents)) for ref, documents in missing.items()), strict=True)
             for ref, document_id, is_new, seen_at, server, _ in await conn.fetch(STORE_SOURCES, tenant_id, *columns):
-                found[ref] = Source(document_id, is_new, Lease(seen_at + self._lease, server))
+                found[ref] = Source(document_id, is_new, self._new_lease(seen_at, server))
                 self._sources.keep((tenant_id, ref), found[ref])
         return found
 
     async def _store_texts(
-        self, conn: Driver, tenant_id: int, contexts: Iterable[Context | None], anew: bool
+        self, conn: Driver, tenant_id: int, contexts: Iterable[Context | None], now: float
     ) -> dict[bytes, tuple[StoredDocument, Lease]]:
         found: dict[bytes, tuple[StoredDocument, Lease]] = {}
         missing: dict[bytes, tuple[int, str]] = {}
         for context in filter(None, contexts):
             for place, digest in context.digests.items():
-                known = None if anew else self._texts.get((tenant_id, digest))
-                stored = self._bodies.get(known.id) if known else None
+                known = self._texts.get((tenant_id, digest))
+                stored = self._bodies.get(known.id) if known and known.lease.ends > now else None
                 if known and stored:
                     found[digest] = stored, known.lease
                 elif digest not in missing:
@@ -128,9 +135,12 @@ class Evidence:
         if missing:
             columns = zip(*((ref, digest, body) for digest, (ref, body) in missing.items()), strict=True)
             for id_, ref, body, digest, seen_at, server, _ in await conn.fetch(STORE_TEXTS, tenant_id, *columns):
-                found[digest] = self._remember(server, id_, ref, body), Lease(seen_at + self._lease, server)
+                found[digest] = self._remember(server, id_, ref, body), self._new_lease(seen_at, server)
                 self._texts.keep((tenant_id, digest), _Text(id_, found[digest][1]))
         return found
+
+    def _new_lease(self, seen_at: datetime, server: datetime) -> Lease:
+        return Lease(seen_at + self._lease, server, time.monotonic() + self._lease.total_seconds())
 
     async def load(self, conn: Driver, ids: set[int]) -> dict[int, StoredDocument]:
         """The stored documents of these ids, all on the server that was heard last."""
@@ -141,13 +151,13 @@ class Evidence:
             found[id_] = self._remember(server, id_, ref, body)
         for id_ in ids - found.keys():  # no page may fail for one text that somebody deleted
             _log.error("the text %d is gone, which a message names", id_)
-            found[id_] = StoredDocument(id_, 0, {}, None, None, 0)
+            found[id_] = GONE
         return found
 
     def _remember(self, server: datetime | None, id_: int, ref: int, body: str) -> StoredDocument:
         stored = StoredDocument.parse(id_, ref, body)
         if server == self._server:
-            self._bodies.keep(id_, stored, stored.size)
+            self._bodies.keep(id_, stored)
         return stored
 
     async def used_first(self, conn: Driver, tenant_id: int, refs: list[int], at: datetime) -> None:

@@ -5,7 +5,7 @@ a process that has seen fewer reads the new ones first. So an answer is never ju
 marks anything that costs a comparison.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from app.db.pool import Driver
@@ -76,13 +76,18 @@ class Marks:
                 known[ref] = Mark(status, version, mark)
         self._seen[tenant_id] = max(self._seen.get(tenant_id, 0), number, *(row["mark"] for row in rows))
 
-    def judge(self, tenant_id: int, uses: Sequence[Use | StoredDocument]) -> Verdict:
-        """What became of the sources of an answer that used these; withdrawn is worse than stale."""
-        marks = self._marks.get(tenant_id)
-        if not (uses and marks):
-            return CURRENT if uses else NO_EVIDENCE
+    def judge(self, tenant_id: int, uses: Iterable[Use | StoredDocument]) -> Verdict:
+        """What became of the sources of an answer that used these; withdrawn is worse than stale.
+
+        Where nothing is marked the first use is all that is asked for.
+        """
+        marks, first = self._marks.get(tenant_id), next(iterator := iter(uses), None)
+        if first is None:
+            return NO_EVIDENCE
+        if not marks:
+            return CURRENT
         causes: dict[EvidenceStatus, set[str]] = {}
-        for use in uses:
+        for use in (first, *iterator):
             mark = marks.get(use.ref)
             if mark and use.document_id and (verdict := mark.verdict(use.version)) != "current":
                 causes.setdefault(verdict, set()).add(use.document_id)

@@ -1,7 +1,6 @@
-"""What a process remembers of the database: so much and no more, the least recently used forgotten first."""
+"""What a process remembers of the database: so much and no more."""
 
-import time
-from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -9,34 +8,32 @@ Value = TypeVar("Value")
 
 
 class Memory(Generic[Key, Value]):
-    """Values by key, of `room` in all (in the unit of `size`), each for `seconds` where they are given."""
+    """Values by key, none of them None, of `room` in all in the unit of `size`.
 
-    def __init__(self, room: int, seconds: float = float("inf")) -> None:
-        self._room = self._left = room
-        self._seconds = seconds
-        self._kept: OrderedDict[Key, tuple[Value, int, float]] = OrderedDict()
+    Two dicts that take turns: what nobody asked for while the newer one filled up is forgotten with the older one.
+    Every hit of a list in order of use has to mend the links of three entries.
+    """
 
-    def get(self, key: Key) -> Value | None:
-        found = self._kept.get(key)
-        if found is None:
-            return None
-        if found[2] < time.monotonic():
-            self._forget(key)
-            return None
-        self._kept.move_to_end(key)
-        return found[0]
-
-    def keep(self, key: Key, value: Value, size: int = 1) -> None:
-        if key in self._kept:
-            self._forget(key)
-        self._kept[key] = (value, size, time.monotonic() + self._seconds)
-        self._left -= size
-        while self._left < 0:
-            self._forget(next(iter(self._kept)))
-
-    def clear(self) -> None:
-        self._kept.clear()
+    def __init__(self, room: int, size: Callable[[Value], int] = lambda _: 1) -> None:
+        self._room = room // 2
+        self._size = size
+        self._newer: dict[Key, Value] = {}
+        self._older: dict[Key, Value] = {}
         self._left = self._room
 
-    def _forget(self, key: Key) -> None:
-        self._left += self._kept.pop(key)[1]
+    def get(self, key: Key) -> Value | None:
+        value = self._newer.get(key)
+        if value is None and (value := self._older.get(key)) is not None:
+            self.keep(key, value)
+        return value
+
+    def keep(self, key: Key, value: Value) -> None:
+        if key in self._newer:
+            self._left += self._size(self._newer[key])
+        self._newer[key] = value
+        self._left -= self._size(value)
+        if self._left < 0:
+            self._older, self._newer, self._left = self._newer, {}, self._room
+
+    def clear(self) -> None:
+        self._newer, self._older, self._left = {}, {}, self._room

@@ -16,7 +16,7 @@ from app.store import showing, uses
 from app.store.counts import Counts
 from app.store.evidence import Evidence
 from app.store.lock import lock_session, require
-from app.store.rows import MESSAGE, SEEN, Seen
+from app.store.rows import MESSAGE, SEEN, seen
 from app.store.showing import Shown
 
 GET = f"""
@@ -38,7 +38,7 @@ async def get(
     row = await conn.fetchrow(GET, session_id, tenant_id, user, shown != "none", message_id)
     if row is None:
         raise NotFound("This message")
-    [message] = await showing.messages(conn, tenant_id, evidence, Seen(*row[:2]), [row[2:]], shown)
+    [message] = await showing.messages(conn, tenant_id, evidence, seen(row[0]), [row[1:]], shown)
     return message
 
 
@@ -104,9 +104,9 @@ async def find(
         rows = await conn.fetch(BACKWARD, *asked, place.before - 1, place.skip, place.limit)
     if not rows:
         raise NotFound("This session")
-    total, revision, marks, server, first_id = rows[0][:5]
-    stored = [] if first_id is None else [row[4:] for row in rows]
-    messages = await showing.messages(conn, tenant_id, evidence, Seen(marks, server), stored, shown)
+    total, revision, told, first_id = rows[0][:4]
+    stored = [] if first_id is None else [row[3:] for row in rows]
+    messages = await showing.messages(conn, tenant_id, evidence, seen(told), stored, shown)
     more = bool(messages) and (messages[-1].seq < total if isinstance(place, Forward) else messages[0].seq > 1)
     return Window(messages, total, revision, more)
 

@@ -31,7 +31,7 @@ def shortest_lease(placed: Iterable[Placed]) -> Lease | None:
     """How long all that these messages name is there; long past where no one server is known to have it all."""
     leases = [lease for one in placed for lease in one.leases]
     if len({lease.server for lease in leases}) > 1:
-        return Lease(datetime.min.replace(tzinfo=UTC), leases[0].server)
+        return Lease(datetime.min.replace(tzinfo=UTC), leases[0].server, 0)
     return min(leases, default=None)
 
 

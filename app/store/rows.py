@@ -1,7 +1,8 @@
 """The columns that a statement reads of each table, and the noun they make. JSON stays text all the way."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -31,8 +32,9 @@ With `synchronous_commit = off` a crash of PostgreSQL would take back what this 
 and give its ids to other texts.
 """
 
-SEEN = "(SELECT marks FROM tenants WHERE id = $2) AS marks, pg_postmaster_start_time() AS server"
-"""Columns of Seen."""
+SEEN = """(SELECT marks || ' ' || (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint
+           FROM tenants WHERE id = $2) AS seen"""
+"""A column for `seen`. One text, because every row of a page has it: as two numbers they were a tenth of reading it."""
 
 
 class Seen(NamedTuple):
@@ -43,6 +45,16 @@ class Seen(NamedTuple):
 
     marks: int
     server: datetime
+
+
+@lru_cache(64)
+def seen(text: str) -> Seen:
+    """What the column SEEN says."""
+    marks, microseconds = map(int, text.split())
+    return Seen(marks, _EPOCH + timedelta(microseconds=microseconds))
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_session(row: Iterable[Any]) -> Session:
@@ -63,8 +75,8 @@ def to_session(row: Iterable[Any]) -> Session:
 def to_message(row: Iterable[Any], context: Any, verdict: Verdict) -> Message:
     id_, session_id, seq, sender, content, _, _, _, metadata, created_at, redacted_at = row
     return Message(
-        id_,
-        session_id,
+        str(id_),  # of asyncpg's own kind, for which orjson would have to ask
+        str(session_id),
         seq,
         sender,
         content,

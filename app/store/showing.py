@@ -1,6 +1,6 @@
 """Showing messages: their contexts put together from what is stored, and what became of their sources."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -9,7 +9,7 @@ from app import splitting
 from app.db.pool import Driver
 from app.evidence import Document, document_ref, read
 from app.models import Message
-from app.splitting import StoredDocument
+from app.splitting import GONE, StoredDocument
 from app.store.evidence import Evidence
 from app.store.marks import NO_EVIDENCE, Use
 from app.store.rows import Seen, to_message
@@ -42,16 +42,27 @@ def _message(tenant_id: int, evidence: Evidence, row: Any, stored: dict[int, Sto
     if context is None and not refs:
         return to_message(row, None, NO_EVIDENCE)
     used = _used(refs, stored)
-    uses: list[Use | StoredDocument] = [one for one in used.values() if one.document_id]
-    if (context is not None and refs is None) or min(refs or (0,)) < 0:
-        items = splitting.unsplit(orjson.loads(form)) if form else loads(context)
-        uses += uses_of(tenant_id, read(items)[0])
-    return to_message(row, _shown(context, form, used, shown), evidence.marks.judge(tenant_id, uses))
+    verdict = evidence.marks.judge(tenant_id, _uses(tenant_id, context, refs, form, used))
+    return to_message(row, _shown(context, form, used, shown), verdict)
 
 
-def _used(refs: Sequence[int] | None, stored: dict[int, StoredDocument]) -> dict[int, StoredDocument]:
-    """The stored documents that a message names, by their index."""
-    return {index: stored[ref] for index, ref in enumerate(refs or ()) if ref > 0}
+def _uses(
+    tenant_id: int,
+    context: str | None,
+    refs: Sequence[int] | None,
+    form: str | None,
+    used: Sequence[StoredDocument],
+) -> Iterator[Use | StoredDocument]:
+    """The uses of the documents that have an id; most verdicts ask for one."""
+    yield from (one for one in used if one.document_id)
+    if refs is None or min(refs, default=0) < 0:
+        items = splitting.unsplit(orjson.loads(form)) if form else context and loads(context)
+        yield from uses_of(tenant_id, read(items)[0])
+
+
+def _used(refs: Sequence[int] | None, stored: dict[int, StoredDocument]) -> list[StoredDocument]:
+    """The stored documents that a message names; in the place of one without a text is GONE."""
+    return [stored.get(ref, GONE) for ref in refs or ()]
 
 
 def uses_of(tenant_id: int, documents: Iterable[Document]) -> list[Use]:
@@ -63,11 +74,13 @@ def uses_of(tenant_id: int, documents: Iterable[Document]) -> list[Use]:
     ]
 
 
-def _shown(context: str | None, form: str | None, used: dict[int, StoredDocument], shown: Shown) -> Any:
+def _shown(context: str | None, form: str | None, used: Sequence[StoredDocument], shown: Shown) -> Any:
     if shown == "none":
         return None
+    if form is not None and shown == "full":
+        return splitting.rendered(orjson.loads(form), used)
     if form is not None:
-        return splitting.restore(orjson.loads(form), used, with_texts=shown == "full")
+        return splitting.restore(orjson.loads(form), used, with_texts=False)
     if context is None or shown == "full":
         return context and orjson.Fragment(context)
     return orjson.Fragment(dumps(splitting.without_texts(loads(context))))

@@ -17,7 +17,7 @@ from app.models import DocumentUse, Message, UsedMessage
 from app.store import showing
 from app.store.counts import Added, Counts
 from app.store.evidence import Evidence
-from app.store.rows import MESSAGE, SEEN, Seen
+from app.store.rows import MESSAGE, SEEN, seen
 from app.store.showing import Shown
 
 EXAMINED = 1_000
@@ -138,8 +138,8 @@ async def _messages(
     rows = await conn.fetch(MESSAGES, places[0], tenant_id, places[1], True, places[2]) if uses else []
     if not rows:
         return []
-    stored = [tuple(row)[2:] for row in rows]
-    messages = await showing.messages(conn, tenant_id, evidence, Seen(*rows[0][:2]), stored, shown)
+    stored = [tuple(row)[1:] for row in rows]
+    messages = await showing.messages(conn, tenant_id, evidence, seen(rows[0][0]), stored, shown)
     retrieved = await showing.retrieved(conn, evidence, [row[5:8] for row in stored])
     own = [[one for one in documents if one.document_id == document_id] for documents in retrieved]
     # One that was redacted since its use was found stands on nothing any more.

@@ -1,11 +1,10 @@
 """What is understood of a context, what is told of the rest, and that the parts of a context make it again."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app import splitting, strict_json
@@ -17,23 +16,25 @@ from app.tests.api.test_round_trip import exact
 LONG = "x" * (MAX_DOCUMENT_ID + 1)
 
 
-def parts(value: Any, first: dict[bytes, StoredDocument]) -> tuple[str, Mapping[int, StoredDocument]]:
+def parts(value: Any, first: dict[bytes, StoredDocument]) -> tuple[str, list[StoredDocument]]:
     """The form of a context with the documents it names; `first` is what is stored, before and after."""
     context: Context = understand(value, strict_json.dumps(value))
     places = {}
-    for place, digest in context.digests.items():
+    for index, (place, digest) in enumerate(context.digests.items()):
         new = StoredDocument.parse(len(first), -1, splitting.body(context.at(place)))
-        places[place] = (place, first.setdefault(digest, new))
-    return splitting.split(value, places), dict(places.values())
+        places[place] = (index, first.setdefault(digest, new))
+    return splitting.split(value, places), [stored for _, stored in places.values()]
 
 
 @given(st.lists(CONTEXTS, min_size=1, max_size=4))
+@example([[{"text": "t", "score": "},{"}, {"text": "u"}, {"text": "v", "score": [{}]}, {"text": "w", "score": 1}]])
 def test_parts_make_the_context_again_whatever_was_stored_before(contexts: list[Any]) -> None:
     first: dict[bytes, StoredDocument] = {}
     for value in contexts:
         if understand(value, strict_json.dumps(value)).digests:
             form, stored = parts(value, first)
             assert exact(splitting.restore(orjson.loads(form), stored)) == exact(value)
+            assert exact(orjson.loads(orjson.dumps(splitting.rendered(orjson.loads(form), stored)))) == exact(value)
             shown = splitting.restore(orjson.loads(form), stored, with_texts=False)
             assert exact(shown) == exact(splitting.without_texts(value))
 

@@ -2,14 +2,17 @@
 
 import base64
 import json
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app import addresses, cursor, ids, strict_json, times
+from app.api import answers
 from app.errors import Invalid, MalformedJson
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -59,7 +62,9 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_a_time_comes_back_from_its_text(moment: datetime) -> None:
-    assert times.parse(times.render(moment)) == moment
+    text: str = orjson.loads(answers.dumps(times.render(moment)))
+    assert times.parse(text) == moment
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
 
 
 def test_new_ids_are_version_7_and_in_order() -> None:

@@ -13,7 +13,7 @@ import asyncpg
 
 from app import splitting
 from app.db import dsn
-from app.splitting import StoredDocument
+from app.splitting import GONE, StoredDocument
 from app.tests.faults import model_evidence
 from app.tests.harness import Chat
 
@@ -139,6 +139,5 @@ async def restore(connection: asyncpg.Connection, row: dict[str, Any]) -> Any:
     if row["context_form"] is None:
         return row["context"] and json.loads(row["context"])
     stored = {one["id"]: StoredDocument.parse(*one) for one in await connection.fetch(STORED, row["context_refs"])}
-    gone = StoredDocument(0, 0, {}, None, None, 0)
-    named = {index: stored.get(id_, gone) for index, id_ in enumerate(row["context_refs"]) if id_ > 0}
+    named = [stored.get(id_, GONE) for id_ in row["context_refs"]]
     return splitting.restore(json.loads(row["context_form"]), named)
