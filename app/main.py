@@ -1,5 +1,6 @@
 """The application, wired in the order in which it starts. The only file that sees everything."""
 
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -152,3 +153,4 @@ def _failed(error: BaseException | None) -> Message:
 
 
 app = create_app()
+gc.freeze()  # modules, classes and routes stay: a tenth of a request's CPU went into visiting them again and again

@@ -48,7 +48,7 @@ async def find(call: CallOfNoUser, query: Annotated[DocumentQuery, Query()]) -> 
     _refuse_guard(call)
     binding = ("documents", call.tenant_id, query.document_id, query.status)
     after = None if query.cursor is None else _place(*cursor.unpack(binding, query.cursor, 8))
-    async with call.db.read() as conn:
+    async with call.db.driver() as conn:
         found = await documents.find(conn, call.tenant_id, query.document_id, query.status, after, query.limit)
     return answer(DocumentPage(found.documents, _next(binding, found.position)))
 

@@ -101,7 +101,7 @@ async def find(call: Call, query: Annotated[SessionQuery, Query()]) -> Response:
     wanted = Filter(query.user_id, query.is_favorite and query.is_favorite == "true", query.name)
     binding = ("sessions", call.tenant_id, call.user, wanted)
     after = None if query.cursor is None else _position(*cursor.unpack(binding, query.cursor, 16))
-    async with call.db.read() as conn:
+    async with call.db.driver() as conn:
         found = await sessions.find(conn, call.tenant_id, call.user, wanted, after, query.limit)
     return answer(SessionPage(found.sessions, _next(binding, found.position)))
 

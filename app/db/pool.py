@@ -1,8 +1,8 @@
 """The one pool, SQLAlchemy's, and the three ways to use a connection of it.
 
-    read()    Core, autocommit: queries whose shape varies
+    read()    Core, autocommit: what is asked rarely
     write()   Core, one transaction: what must lock before it decides
-    driver()  asyncpg's own connection, autocommit: the fixed hot statements, at half the CPU of Core
+    driver()  asyncpg's own connection, autocommit: every statement of a request, at half the CPU of Core and less
 
 SQLAlchemy begins lazily, so a driver statement before the first Core statement of a transaction would survive
 its rollback. The three therefore have three types, and mypy refuses to mix them.

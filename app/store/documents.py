@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Subquery, and_, func, or_, select, text, true, tuple_
+from sqlalchemy import text
 
 from app import times
-from app.db.pool import Driver, Read, Write
-from app.db.schema import SourceDocument
+from app.db.pool import Driver, Write
 from app.errors import IdTaken, NotFound
 from app.evidence import document_ref
 from app.models import Document, Mark
-from app.store.rows import DURABLE
+from app.store.rows import DURABLE, Values
 
 EXAMINED = 1_000
 """Documents that one page looks at, at most, however few of them its filters keep."""
@@ -52,8 +51,20 @@ class Found:
     position: tuple[datetime, int] | None
 
 
+_ORDER = "ORDER BY last_used DESC, ref DESC"
+
+# As in sessions.py.
+_FIND = f"""
+SELECT * FROM (
+    SELECT {_SOURCE}, ref, row_number() OVER ({_ORDER}) AS place, {{matches}} AS matches
+    FROM documents WHERE {{listed}} {_ORDER} LIMIT {EXAMINED}
+) examined
+WHERE matches OR place = {EXAMINED} {_ORDER} LIMIT $1
+"""
+
+
 async def find(
-    conn: Read,
+    conn: Driver,
     tenant_id: int,
     document_id: str | None,
     status: str | None,
@@ -64,38 +75,29 @@ async def find(
 
     Without a `document_id` those that answers stood on, with it that one, which may also be marked only.
     """
-    examined = _examined(tenant_id, document_id, after)
-    matches: ColumnElement[bool] = true() if status is None else examined.c.status == status
-    statement = (
-        select(examined, matches.label("matches"))
-        .where(or_(matches, examined.c.place == EXAMINED))  # the last one says where to go on
-        .order_by(examined.c.last_used.desc(), examined.c.ref.desc())
-        .limit(limit + 1)
-    )
-    rows = (await conn.execute(statement)).all()
+    statement, values = listing(tenant_id, document_id, status, after, limit)
+    rows = await conn.fetch(statement, *values)
     kept = rows[:limit]
-    more = len(rows) > limit or (bool(rows) and rows[-1].place == EXAMINED)
-    position = (kept[-1].last_used, kept[-1].ref) if more else None
-    return Found([_to_document(row[:11]) for row in kept if row.matches], position)
+    more = len(rows) > limit or (bool(rows) and rows[-1]["place"] == EXAMINED)
+    position = (kept[-1]["last_used"], kept[-1]["ref"]) if more else None
+    return Found([_to_document(tuple(row)[:11]) for row in kept if row["matches"]], position)
 
 
-def _examined(tenant_id: int, document_id: str | None, after: tuple[datetime, int] | None) -> Subquery:
-    source = SourceDocument
+def listing(
+    tenant_id: int, document_id: str | None, status: str | None, after: tuple[datetime, int] | None, limit: int
+) -> tuple[str, Values]:
+    """The statement for that, with no condition that nobody asks for: a planner would have to expect it."""
+    values = Values(limit + 1)
+    listed = [f"tenant_id = {values.add(tenant_id)}"]
     if document_id is None:
-        listed: ColumnElement[bool] = source.last_used.is_not(None)
+        listed.append("last_used IS NOT NULL")
     else:
-        exact = and_(source.ref == document_ref(tenant_id, document_id), source.document_id == document_id)
-        listed = and_(exact, or_(source.last_used.is_not(None), source.mark.is_not(None)))
-    order = (source.last_used.desc(), source.ref.desc())
-    statement = select(
-        *(source.document_id, source.title, source.url, source.status, source.version, source.reason),
-        *(source.marked_at, func.greatest(source.answers, 0), func.greatest(source.cited, 0)),
-        *(source.first_used, source.last_used, source.ref),
-        func.row_number().over(order_by=order).label("place"),
-    ).where(source.tenant_id == tenant_id, listed)
+        listed.append(f"ref = {values.add(document_ref(tenant_id, document_id))}")
+        listed.append(f"document_id = {values.add(document_id)} AND (last_used IS NOT NULL OR mark IS NOT NULL)")
     if after is not None:
-        statement = statement.where(tuple_(source.last_used, source.ref) < after)
-    return statement.order_by(*order).limit(EXAMINED).subquery()
+        listed.append(f"(last_used, ref) < ({values.add(after[0])}, {values.add(after[1])})")
+    matches = "true" if status is None else f"status = {values.add(status)}"
+    return _FIND.format(listed=" AND ".join(listed), matches=matches), values
 
 
 async def get(conn: Driver, tenant_id: int, user: str | None, document_id: str) -> Document:

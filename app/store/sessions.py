@@ -6,16 +6,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Subquery, Text, cast, func, or_, select, text, true, tuple_
+from sqlalchemy import text
 
-from app.db.pool import Driver, Read, Write
-from app.db.schema import ChatSession
+from app.db.pool import Driver, Write
 from app.errors import IdempotencyConflict, IdTaken, NotFound, TimedOut
 from app.models import Session, SessionDraft, Stored
 from app.store import uses
 from app.store.counts import Counts
 from app.store.lock import lock_session, require
-from app.store.rows import SESSION, to_session
+from app.store.rows import SESSION, Values, to_session
 from app.strict_json import same
 
 EXAMINED = 1_000
@@ -101,59 +100,46 @@ class Found:
     position: tuple[datetime, UUID] | None
 
 
+_ORDER = "ORDER BY updated_at DESC, id DESC"
+
+# Both filters stand outside the inner LIMIT: inside it, a planner that finds few matches reads the table. The last row
+# examined comes in any case: it says where to go on. By `place` the outer order would sort all of them.
+_FIND = f"""
+SELECT * FROM (
+    SELECT {SESSION}, row_number() OVER ({_ORDER}) AS place, {{matches}} AS matches
+    FROM chat_sessions WHERE {{listed}} {_ORDER} LIMIT {EXAMINED}
+) examined
+WHERE matches OR place = {EXAMINED} {_ORDER} LIMIT $1
+"""
+
+
 async def find(
-    conn: Read, tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
+    conn: Driver, tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
 ) -> Found:
     """The sessions behind `after`, most recently active first; looks at EXAMINED rows and no more."""
-    examined = _examined(tenant_id, user, wanted, after)
-    rows = (
-        await conn.execute(
-            select(examined)
-            .where(or_(examined.c.matches, examined.c.place == EXAMINED))  # the last one says where to go on
-            .order_by(examined.c.updated_at.desc(), examined.c.id.desc())  # by place it would sort all of them
-            .limit(limit + 1)
-        )
-    ).all()
+    statement, values = listing(tenant_id, user, wanted, after, limit)
+    rows = await conn.fetch(statement, *values)
     kept = rows[:limit]
-    more = len(rows) > limit or (bool(rows) and rows[-1].place == EXAMINED)
-    position = (kept[-1].updated_at, kept[-1].id) if more else None
-    return Found([to_session(row[:9]) for row in kept if row.matches], position)
+    more = len(rows) > limit or (bool(rows) and rows[-1]["place"] == EXAMINED)
+    position = (kept[-1]["updated_at"], kept[-1]["id"]) if more else None
+    return Found([to_session(tuple(row)[:9]) for row in kept if row["matches"]], position)
 
 
-def _examined(tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None) -> Subquery:
-    """The next EXAMINED sessions with their place in the order, and whether they match the filters.
-
-    Both filters stand outside the LIMIT that this is: inside it, a planner that finds few matches reads the table.
-    """
-    session = ChatSession
-    order = (session.updated_at.desc(), session.id.desc())
-    statement = select(
-        session.id,
-        session.user_id,
-        session.name,
-        session.is_favorite,
-        cast(session.metadata_, Text).label("metadata"),
-        session.message_count,
-        session.revision,
-        session.created_at,
-        session.updated_at,
-        func.row_number().over(order_by=order).label("place"),  # without its own order it would number any plan's
-        _matches(wanted).label("matches"),
-    ).where(session.tenant_id == tenant_id)
-    for user_id in {user, wanted.user_id} - {None}:
-        statement = statement.where(session.user_id == user_id)
+def listing(
+    tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
+) -> tuple[str, Values]:
+    """The statement for that, with no condition that nobody asks for: a planner would have to expect it."""
+    values = Values(limit + 1)
+    listed = [f"tenant_id = {values.add(tenant_id)}"]
+    listed += [f"user_id = {values.add(user_id)}" for user_id in {user, wanted.user_id} - {None}]
     if after is not None:
-        statement = statement.where(tuple_(session.updated_at, session.id) < after)
-    return statement.order_by(*order).limit(EXAMINED).subquery()
-
-
-def _matches(wanted: Filter) -> ColumnElement[bool]:
-    condition: ColumnElement[bool] = true()
+        listed.append(f"(updated_at, id) < ({values.add(after[0])}, {values.add(after[1])})")
+    matches = ["true"]
     if wanted.is_favorite is not None:
-        condition &= ChatSession.is_favorite == wanted.is_favorite
+        matches.append(f"is_favorite = {values.add(wanted.is_favorite)}")
     if wanted.name is not None:
-        condition &= func.coalesce(func.strpos(ChatSession.name_folded, fold(wanted.name)), 0) > 0
-    return condition
+        matches.append(f"coalesce(strpos(name_folded, {values.add(fold(wanted.name))}), 0) > 0")
+    return _FIND.format(listed=" AND ".join(listed), matches=" AND ".join(matches)), values
 
 
 UPDATE = f"""

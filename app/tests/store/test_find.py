@@ -1,9 +1,8 @@
 """The list of sessions does not depend on the plan that PostgreSQL chooses for it."""
 
 import pytest
-from sqlalchemy import text
 
-from app.db.pool import Database, Read
+from app.db.pool import Database
 from app.store import sessions
 from app.store.sessions import Filter
 from app.tests.harness import Chat
@@ -23,11 +22,11 @@ async def test_a_needle_under_2500_others_is_found_page_by_page(chat: Chat, db: 
         )
     pages: list[list[str]] = []
     position = None
-    async with db.write() as connection:
+    async with db.driver() as conn, conn.transaction():
         for setting in off:
-            await connection.execute(text(f"SET LOCAL {setting} = off"))
+            await conn.execute(f"SET LOCAL {setting} = off")
         while position is not None or not pages:
-            found = await sessions.find(Read(connection), chat.tenant_id, None, Filter(name="needle"), position, 20)
+            found = await sessions.find(conn, chat.tenant_id, None, Filter(name="needle"), position, 20)
             pages.append([str(session.id) for session in found.sessions])
             position = found.position
     assert pages == [[], [], [needle["id"]]]

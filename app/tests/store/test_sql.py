@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from sqlalchemy.dialects import postgresql
 
 from app import store
 from app.db import dsn, migrate
@@ -133,11 +132,6 @@ async def test_uses_are_read_from_the_cursor_on_in_the_order_of_their_index(conn
 
 
 async def test_documents_are_listed_from_the_cursor_on_in_the_order_of_their_index(conn: asyncpg.Connection) -> None:
-    examined = documents._examined(1, None, (EPOCH, 0))  # noqa: SLF001 - it is no constant
-    sql = examined.select().compile(
-        dialect=postgresql.dialect(),  # type: ignore[no-untyped-call] # SQLAlchemy's
-        compile_kwargs={"literal_binds": True},
-    )
-    found = "\n".join(row[0] for row in await conn.fetch(f"EXPLAIN {sql}"))
+    found = await plan(conn, documents.listing(1, None, None, (EPOCH, 0), 20)[0])
     assert re.search(r"Index Scan Backward using documents_last_used_idx.*\n *Index Cond: .*ROW\(", found), found
     assert "Sort" not in found, found
