@@ -10,12 +10,12 @@ its rollback. The three therefore have three types, and mypy refuses to mix them
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import NewType, cast
 
 import asyncpg
-from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -112,8 +112,7 @@ class Database:
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[Driver]:
         with self._translated():
-            lease = await self._checkout()
-            driver = cast("Driver", lease.driver_connection)
+            driver, give_back = await self._checkout()
             unsure = False
             try:
                 with metrics.pool_in_use.track_inprogress(), self._silence.in_flight(driver):
@@ -127,13 +126,18 @@ class Database:
                 raise
             finally:
                 if unsure:
-                    self._part(lease, driver)
+                    self._part(driver, give_back)
                 else:
-                    lease.close()
+                    give_back()
 
-    async def _checkout(self) -> PoolProxiedConnection:
+    async def _checkout(self) -> tuple[Driver, Callable[[], None]]:
+        """A connection, and how to give it back."""
+        queue = self._queue
+        if record := queue.idle():
+            return cast("Driver", record.driver_connection), partial(queue.give_back, record)
         with metrics.pool_waiting.track_inprogress(), self._silence.waiting():
-            return await self._engine.raw_connection()
+            lease = await self._engine.raw_connection()
+        return cast("Driver", lease.driver_connection), lease.close
 
     def _heard(self, driver: Driver) -> None:
         """The server has answered, perhaps that it takes no writes any more: then the answer may be an old one."""
@@ -144,13 +148,13 @@ class Database:
         if self._target.attributes == "read-write":
             raise DatabaseUnavailable
 
-    def _part(self, lease: PoolProxiedConnection, driver: Driver) -> None:
-        """Give `lease` back once the server was told to cancel what runs there: else it would go on, unseen."""
+    def _part(self, driver: Driver, give_back: Callable[[], None]) -> None:
+        """Give the connection back once the server was told to cancel what runs there: else it would go on, unseen."""
 
         async def part() -> None:
             with suppress(Exception):
                 await driver.close(timeout=PATIENCE)
-            lease.close()
+            give_back()
 
         task = asyncio.create_task(part())
         self._parting.add(task)

@@ -60,6 +60,24 @@ class Queue(AsyncAdaptedQueuePool):
     def heard(self) -> None:
         self.heard_at = time.monotonic()
 
+    def idle(self) -> ConnectionPoolEntry | None:
+        """One that is free and known to lead to the server, without SQLAlchemy's ceremony: that is 0.2 ms of a request.
+
+        None where somebody has to wait, to ask or to connect. Whoever takes it gives it back, to this queue.
+        """
+        free = cast("line.Line", self._pool)
+        if free.empty() or time.monotonic() - self.heard_at >= QUIET:
+            return None
+        record: Any = free.get_nowait()
+        if record.dbapi_connection is None or not self._current(record) or record.starttime < self._invalidate_time:
+            free.put_nowait(record)
+            return None
+        return cast("ConnectionPoolEntry", record)
+
+    def give_back(self, record: ConnectionPoolEntry) -> None:
+        """Take back what `idle` gave."""
+        self._do_return_conn(record)
+
     def _do_get(self) -> ConnectionPoolEntry:
         deadline = time.monotonic() + self._timeout
         while True:
