@@ -90,20 +90,34 @@ def _thread_crashed(crash: threading.ExceptHookArgs) -> None:
         _log.error("unexpected end of a thread", exc_info=crash.exc_value)
 
 
-class TextFormatter(logging.Formatter):
-    """`time level logger request_id message`, for people."""
+class LineFormatter(logging.Formatter):
+    """Makes the line of a record once for all handlers: console and file take the same."""
 
     def format(self, record: logging.LogRecord) -> str:
+        made_by, line = getattr(record, "made", (None, ""))
+        if made_by is not self:
+            line = self.line(record)
+            record.made = (self, line)
+        return str(line)
+
+    def line(self, record: logging.LogRecord) -> str:
+        raise NotImplementedError
+
+
+class TextFormatter(LineFormatter):
+    """`time level logger request_id message`, for people."""
+
+    def line(self, record: logging.LogRecord) -> str:
         return escape(
             f"{_time(record)} {record.levelname} {record.name} {request_id.get()} "
             + " ".join(filter(None, (_message(record), *_access(record), _frames(record))))
         )
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(LineFormatter):
     """One JSON object a line, for machines."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname,
