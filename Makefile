@@ -6,7 +6,7 @@ PYTEST = $(PY) -m pytest
 UV := $(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture check coverage demo format lock snapshots
+.PHONY: help run test torture check coverage bench demo format lock snapshots
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +37,9 @@ coverage: $(VENV)/.dev ## what the tests of the routes, the store and the databa
 format: $(VENV)/.dev ## put the code into shape
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.dev ## measure the service beside PostgreSQL and its rivals; QUICK=1 takes three minutes
+	@$(PY) benchmarks/speed $(if $(QUICK),--quick)
 
 lock: $(VENV)/.dev ## resolve the ranges of pyproject.toml anew
 	$(UV) pyproject.toml --extra embedded --group test -o requirements.txt
