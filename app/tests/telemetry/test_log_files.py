@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -167,7 +168,8 @@ def test_a_full_disk_tears_no_line_of_four_processes(small_disk: Path, tmp_path:
     assert any("No space left on device" in output for output in told)
     content = (small_disk / "app.log").read_text()
     assert content.endswith("\n")
-    assert {type(json.loads(line)) for line in content.splitlines()} == {str}
+    whole = re.compile(r'"x*"|LOG_FILE \S+ is written again; \d+ of its lines are missing \(process \d+\)')
+    assert [line for line in content.splitlines() if not whole.fullmatch(line)] == []  # a short one may still have fit
 
 
 async def test_a_full_disk_fails_no_request_and_is_told_once(
