@@ -12,10 +12,8 @@ from app.db.pool import Driver, Write
 from app.errors import IdTaken, NotFound
 from app.evidence import document_ref
 from app.models import Document, Mark
-from app.store.rows import DURABLE, Values
-
-EXAMINED = 1_000
-"""Documents that one page looks at, at most, however few of them its filters keep."""
+from app.store.listing import Listing
+from app.store.rows import DURABLE
 
 COUNTED = 10_000
 """Uses, the newest, that a guarded user's counts are taken of."""
@@ -51,18 +49,6 @@ class Found:
     position: tuple[datetime, int] | None
 
 
-_ORDER = "ORDER BY last_used DESC, ref DESC"
-
-# As in sessions.py.
-_FIND = f"""
-SELECT * FROM (
-    SELECT {_SOURCE}, ref, row_number() OVER ({_ORDER}) AS place, {{matches}} AS matches
-    FROM documents WHERE {{listed}} {_ORDER} LIMIT {EXAMINED}
-) examined
-WHERE matches OR place = {EXAMINED} {_ORDER} LIMIT $1
-"""
-
-
 async def find(
     conn: Driver,
     tenant_id: int,
@@ -71,33 +57,26 @@ async def find(
     after: tuple[datetime, int] | None,
     limit: int,
 ) -> Found:
-    """The documents behind `after`, most recently used first; looks at EXAMINED and no more.
+    """The documents behind `after`, most recently used first; looks at listing.EXAMINED and no more.
 
     Without a `document_id` those that answers stood on, with it that one, which may also be marked only.
     """
-    statement, values = listing(tenant_id, document_id, status, after, limit)
-    rows = await conn.fetch(statement, *values)
-    kept = rows[:limit]
-    more = len(rows) > limit or (bool(rows) and rows[-1]["place"] == EXAMINED)
-    position = (kept[-1]["last_used"], kept[-1]["ref"]) if more else None
-    return Found([_to_document(tuple(row)[:11]) for row in kept if row["matches"]], position)
+    rows, position = await listing(tenant_id, document_id, status, after).page(conn, limit)
+    return Found([_to_document(tuple(row)[:11]) for row in rows], position)
 
 
-def listing(
-    tenant_id: int, document_id: str | None, status: str | None, after: tuple[datetime, int] | None, limit: int
-) -> tuple[str, Values]:
-    """The statement for that, with no condition that nobody asks for: a planner would have to expect it."""
-    values = Values(limit + 1)
-    listed = [f"tenant_id = {values.add(tenant_id)}"]
+def listing(tenant_id: int, document_id: str | None, status: str | None, after: tuple[datetime, int] | None) -> Listing:
+    documents = Listing("documents", f"{_SOURCE}, ref", ("last_used", "ref"))
+    documents.only("tenant_id = {}", tenant_id)
     if document_id is None:
-        listed.append("last_used IS NOT NULL")
+        documents.only("last_used IS NOT NULL")
     else:
-        listed.append(f"ref = {values.add(document_ref(tenant_id, document_id))}")
-        listed.append(f"document_id = {values.add(document_id)} AND (last_used IS NOT NULL OR mark IS NOT NULL)")
-    if after is not None:
-        listed.append(f"(last_used, ref) < ({values.add(after[0])}, {values.add(after[1])})")
-    matches = "true" if status is None else f"status = {values.add(status)}"
-    return _FIND.format(listed=" AND ".join(listed), matches=matches), values
+        documents.only("ref = {} AND document_id = {}", document_ref(tenant_id, document_id), document_id)
+        documents.only("(last_used IS NOT NULL OR mark IS NOT NULL)")
+    if status is not None:
+        documents.matching("status = {}", status)
+    documents.behind(after)
+    return documents
 
 
 async def get(conn: Driver, tenant_id: int, user: str | None, document_id: str) -> Document:

@@ -88,18 +88,6 @@ def to_message(row: Iterable[Any], context: Any, verdict: Verdict) -> Message:
     )
 
 
-class Values(list[Any]):
-    """The parameters of a statement whose shape varies, each known by what stands for it in the text."""
-
-    def __init__(self, *values: Any) -> None:
-        super().__init__(values)
-
-    def add(self, value: Any) -> str:
-        """What stands for `value`."""
-        self.append(value)
-        return f"${len(self)}"
-
-
 def array(values: Iterable[int]) -> str:
     """As PostgreSQL writes an array; lists of differing lengths are no array of arrays."""
     return "{" + ",".join(map(str, values)) + "}"

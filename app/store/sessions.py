@@ -13,12 +13,10 @@ from app.errors import IdempotencyConflict, IdTaken, NotFound, TimedOut
 from app.models import Session, SessionDraft, Stored
 from app.store import uses
 from app.store.counts import Counts
+from app.store.listing import Listing
 from app.store.lock import lock_session, require
-from app.store.rows import SESSION, Values, to_session
+from app.store.rows import SESSION, to_session
 from app.strict_json import same
-
-EXAMINED = 1_000
-"""Rows that one page of the list looks at, at most, however few of them its filters keep."""
 
 ATTEMPTS = 5
 
@@ -100,46 +98,21 @@ class Found:
     position: tuple[datetime, UUID] | None
 
 
-_ORDER = "ORDER BY updated_at DESC, id DESC"
-
-# Both filters stand outside the inner LIMIT: inside it, a planner that finds few matches reads the table. The last row
-# examined comes in any case: it says where to go on. By `place` the outer order would sort all of them.
-_FIND = f"""
-SELECT * FROM (
-    SELECT {SESSION}, row_number() OVER ({_ORDER}) AS place, {{matches}} AS matches
-    FROM chat_sessions WHERE {{listed}} {_ORDER} LIMIT {EXAMINED}
-) examined
-WHERE matches OR place = {EXAMINED} {_ORDER} LIMIT $1
-"""
-
-
 async def find(
     conn: Driver, tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
 ) -> Found:
-    """The sessions behind `after`, most recently active first; looks at EXAMINED rows and no more."""
-    statement, values = listing(tenant_id, user, wanted, after, limit)
-    rows = await conn.fetch(statement, *values)
-    kept = rows[:limit]
-    more = len(rows) > limit or (bool(rows) and rows[-1]["place"] == EXAMINED)
-    position = (kept[-1]["updated_at"], kept[-1]["id"]) if more else None
-    return Found([to_session(tuple(row)[:9]) for row in kept if row["matches"]], position)
-
-
-def listing(
-    tenant_id: int, user: str | None, wanted: Filter, after: tuple[datetime, UUID] | None, limit: int
-) -> tuple[str, Values]:
-    """The statement for that, with no condition that nobody asks for: a planner would have to expect it."""
-    values = Values(limit + 1)
-    listed = [f"tenant_id = {values.add(tenant_id)}"]
-    listed += [f"user_id = {values.add(user_id)}" for user_id in {user, wanted.user_id} - {None}]
-    if after is not None:
-        listed.append(f"(updated_at, id) < ({values.add(after[0])}, {values.add(after[1])})")
-    matches = ["true"]
+    """The sessions behind `after`, most recently active first; looks at listing.EXAMINED rows and no more."""
+    sessions = Listing("chat_sessions", SESSION, ("updated_at", "id"))
+    sessions.only("tenant_id = {}", tenant_id)
+    for user_id in {user, wanted.user_id} - {None}:
+        sessions.only("user_id = {}", user_id)
     if wanted.is_favorite is not None:
-        matches.append(f"is_favorite = {values.add(wanted.is_favorite)}")
+        sessions.matching("is_favorite = {}", wanted.is_favorite)
     if wanted.name is not None:
-        matches.append(f"coalesce(strpos(name_folded, {values.add(fold(wanted.name))}), 0) > 0")
-    return _FIND.format(listed=" AND ".join(listed), matches=" AND ".join(matches)), values
+        sessions.matching("coalesce(strpos(name_folded, {}), 0) > 0", fold(wanted.name))
+    sessions.behind(after)
+    rows, position = await sessions.page(conn, limit)
+    return Found([to_session(tuple(row)[:9]) for row in rows], position)
 
 
 UPDATE = f"""

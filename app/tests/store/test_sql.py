@@ -132,6 +132,6 @@ async def test_uses_are_read_from_the_cursor_on_in_the_order_of_their_index(conn
 
 
 async def test_documents_are_listed_from_the_cursor_on_in_the_order_of_their_index(conn: asyncpg.Connection) -> None:
-    found = await plan(conn, documents.listing(1, None, None, (EPOCH, 0), 20)[0])
+    found = await plan(conn, documents.listing(1, None, None, (EPOCH, 0)).statement)
     assert re.search(r"Index Scan Backward using documents_last_used_idx.*\n *Index Cond: .*ROW\(", found), found
     assert "Sort" not in found, found
