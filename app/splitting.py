@@ -25,38 +25,41 @@ _USUAL = [set(USUAL[:number]) for number in range(len(USUAL) + 1)]
 class StoredDocument:
     """A document as it was first seen, with its text: what is stored once.
 
-    `head` is its JSON with a comma for the last brace: what a use stands behind. As an object each of them would be
-    ten for the garbage collector to visit.
+    `head` is its JSON up to where a use stands in it, `bare` the same without its text. As an object each of them would
+    be ten for the garbage collector to visit.
     """
 
     id: int
     ref: int
     head: bytes
+    bare: bytes
     document_id: str | None
     version: str | None
 
     @classmethod
     def parse(cls, id_: int, ref: int, body: str) -> "StoredDocument":
-        understood = read_document(orjson.loads(body))
-        return cls(id_, ref, body[:-1].encode() + b",", understood.document_id, understood.version)
+        value = orjson.loads(body)
+        understood = read_document(value)
+        bare = orjson.dumps(_without_text(value))
+        return cls(id_, ref, _head(body.encode()), _head(bare), understood.document_id, understood.version)
 
     @property
     def value(self) -> dict[str, Any]:
         """The document itself, a new one each time."""
-        value: dict[str, Any] = orjson.loads(self.head[:-1] + b"}")
+        value: dict[str, Any] = orjson.loads(self.head.removesuffix(b",") + b"}")
         return value
-
-    def is_body(self, body: bytes) -> bool:
-        """Whether this is the JSON of the document."""
-        return len(body) == len(self.head) and self.head.startswith(body[:-1])
 
     @property
     def size(self) -> int:
         """In bytes, without what Python adds."""
-        return len(self.head)
+        return len(self.head) + len(self.bare)
 
 
-GONE = StoredDocument(0, 0, b"{,", None, None)
+def _head(body: bytes) -> bytes:
+    return b"{" if body == b"{}" else body[:-1] + b","
+
+
+GONE = StoredDocument(0, 0, b"{", b"{", None, None)
 """Stands for a text that somebody deleted."""
 
 
@@ -83,21 +86,21 @@ def restore(form: Any, stored: Sequence[StoredDocument], *, with_texts: bool = T
     return with_documents(form, items)
 
 
-def rendered(form: Any, stored: Sequence[StoredDocument]) -> Any:
+def rendered(form: Any, stored: Sequence[StoredDocument], *, with_texts: bool = True) -> Any:
     """The same for orjson to write: where every document is used as usual its JSON is put together as it stands."""
     entries = documents_of(form)
     usual = []
     for entry in entries:
-        if len(entry) != 2 or type(entry[1]) is dict or stored[entry[0]] is GONE:  # noqa: PLR2004
-            return restore(form, stored)
+        if len(entry) != 2 or type(entry[1]) is dict:  # noqa: PLR2004
+            return restore(form, stored, with_texts=with_texts)
         usual.append(dict(zip(USUAL, entry[1], strict=False)))
     uses = orjson.dumps(usual)[1:-1].split(b"{")[1:]
     if len(uses) != len(entries):  # an odd score has braces of its own
-        return restore(form, stored)
+        return restore(form, stored, with_texts=with_texts)
     parts = [b"["]
     for (index, use), text in zip(entries, uses, strict=True):
-        head = stored[index].head
-        parts += (head if use else head[:-1], text)
+        head = stored[index].head if with_texts else stored[index].bare
+        parts += (head if use else head.removesuffix(b","), text)
     parts.append(b"]")
     return with_documents(form, orjson.Fragment(b"".join(parts)))
 
@@ -116,7 +119,7 @@ def unsplit(form: Any) -> list[Any]:
 
 
 def _use(sent: dict[str, Any], index: int, stored: StoredDocument) -> list[Any]:
-    if stored.is_body(_body(sent)):
+    if stored.head == _head(_body(sent)):
         use, gone = {k: v for k, v in sent.items() if k in PER_USE}, []
     else:
         first = stored.value

@@ -77,10 +77,8 @@ def uses_of(tenant_id: int, documents: Iterable[Document]) -> list[Use]:
 def _shown(context: str | None, form: str | None, used: Sequence[StoredDocument], shown: Shown) -> Any:
     if shown == "none":
         return None
-    if form is not None and shown == "full":
-        return splitting.rendered(orjson.loads(form), used)
     if form is not None:
-        return splitting.restore(orjson.loads(form), used, with_texts=False)
+        return splitting.rendered(orjson.loads(form), used, with_texts=shown == "full")
     if context is None or shown == "full":
         return context and orjson.Fragment(context)
     return orjson.Fragment(dumps(splitting.without_texts(loads(context))))

@@ -33,10 +33,12 @@ def test_parts_make_the_context_again_whatever_was_stored_before(contexts: list[
     for value in contexts:
         if understand(value, strict_json.dumps(value)).digests:
             form, stored = parts(value, first)
-            assert exact(splitting.restore(orjson.loads(form), stored)) == exact(value)
-            assert exact(orjson.loads(orjson.dumps(splitting.rendered(orjson.loads(form), stored)))) == exact(value)
-            shown = splitting.restore(orjson.loads(form), stored, with_texts=False)
-            assert exact(shown) == exact(splitting.without_texts(value))
+            for with_texts in (True, False):
+                wanted = exact(value if with_texts else splitting.without_texts(value))
+                shown = splitting.restore(orjson.loads(form), stored, with_texts=with_texts)
+                assert exact(shown) == wanted
+                shown = splitting.rendered(orjson.loads(form), stored, with_texts=with_texts)
+                assert exact(orjson.loads(orjson.dumps(shown))) == wanted
 
 
 def test_a_form_holds_what_differs_and_no_text() -> None:
