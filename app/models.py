@@ -90,7 +90,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 class Session:
     """A conversation. `revision` grows by one with every change of the session or its messages."""
 
-    id: UUID
+    id: Id
     user_id: str | None
     name: str | None
     is_favorite: bool

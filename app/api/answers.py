@@ -1,7 +1,6 @@
 """Successful answers: JSON written by orjson from the nouns as they stand, with the headers of the contract."""
 
 from typing import Any
-from uuid import UUID
 
 import orjson
 from starlette.responses import Response
@@ -18,12 +17,7 @@ REPLAYED: dict[str, Any] = {"Idempotent-Replayed": {"description": "`true`: noth
 def answer(noun: Any, *, status: int = 200, revision: int | None = None) -> Response:
     """`noun` as JSON; with the session's revision as ETag where there is one."""
     headers = {} if revision is None else etag(revision)
-    return Response(
-        dumps(noun),
-        status_code=status,
-        media_type="application/json",
-        headers=headers,
-    )
+    return Response(dumps(noun), status_code=status, media_type="application/json", headers=headers)
 
 
 def etag(revision: int) -> dict[str, str]:
@@ -43,11 +37,4 @@ def stored(result: Stored[Noun], location: str | None = None) -> Response:
 
 def dumps(noun: Any) -> bytes:
     """A noun as JSON. asyncpg reads the very last microsecond of all without a time zone."""
-    return orjson.dumps(noun, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC)
-
-
-def _plain(value: object) -> str:
-    """Asyncpg's UUID is a subclass, and orjson knows the exact type only."""
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError
+    return orjson.dumps(noun, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC)

@@ -60,7 +60,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def to_session(row: Iterable[Any]) -> Session:
     id_, user_id, name, is_favorite, metadata, message_count, revision, created_at, updated_at = row
     return Session(
-        id_,
+        str(id_),  # of asyncpg's own kind, which orjson does not write
         user_id,
         name,
         is_favorite,
@@ -75,7 +75,7 @@ def to_session(row: Iterable[Any]) -> Session:
 def to_message(row: Iterable[Any], context: Any, verdict: Verdict) -> Message:
     id_, session_id, seq, sender, content, _, _, _, metadata, created_at, redacted_at = row
     return Message(
-        str(id_),  # of asyncpg's own kind, for which orjson would have to ask
+        str(id_),
         str(session_id),
         seq,
         sender,

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -90,7 +91,7 @@ def _thread_crashed(crash: threading.ExceptHookArgs) -> None:
         _log.error("unexpected end of a thread", exc_info=crash.exc_value)
 
 
-class LineFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter, ABC):
     """Makes the line of a record once for all handlers: console and file take the same."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -100,8 +101,9 @@ class LineFormatter(logging.Formatter):
             record.made = (self, line)
         return str(line)
 
+    @abstractmethod
     def line(self, record: logging.LogRecord) -> str:
-        raise NotImplementedError
+        """What says the record, on one line."""
 
 
 class TextFormatter(LineFormatter):

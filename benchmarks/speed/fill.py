@@ -15,16 +15,6 @@ from workloads import APPENDED, DEEP, LENGTH, LISTED, PAGED, USER, Requests, ses
 START = datetime(2026, 1, 1, 0, 0, 0, 137, tzinfo=UTC)
 BATCH = 500
 
-_MANY = """
-INSERT INTO chat_sessions (id, tenant_id, user_id, is_favorite, metadata, message_count, revision)
-SELECT gen_random_uuid(), 1, 'many', false, '{}', 100, 101 FROM generate_series(1, $1 / 100);
-"""
-_MANY_MESSAGES = """
-INSERT INTO chat_messages (session_id, seq, id, sender, content, metadata, created_at)
-SELECT s.id, n, gen_random_uuid(), 'user', repeat('0123456789', 10), '{}', now() + n * interval '1 millisecond'
-FROM chat_sessions s CROSS JOIN generate_series(1, 100) n WHERE s.user_id = 'many'
-"""
-
 
 def sessions() -> list[dict[str, Any]]:
     """The sessions of all workloads, in the order of their numbers."""
@@ -106,12 +96,3 @@ async def _copy(
 
 def _text(context: Any) -> str | None:
     return None if context is None else orjson.dumps(context).decode()
-
-
-async def many(url: str, messages: int) -> None:
-    """So many messages of 100 bytes more, 100 a session, in the service's tables."""
-    connection = await asyncpg.connect(url)
-    await connection.execute(_MANY.replace("$1", str(messages)), timeout=600)
-    await connection.execute(_MANY_MESSAGES, timeout=600)
-    await connection.execute("VACUUM ANALYZE", timeout=600)
-    await connection.close()

@@ -1,17 +1,12 @@
-"""Sending requests: as fast as they are answered with wrk, or at a fixed rate with a client of our own.
+"""Sending requests with wrk, as fast as they are answered: threads in C that cost a tenth of any server measured here.
 
-wrk is a few threads in C that cost a tenth of any server measured here. What it reports of latency is of a closed
-loop, where a slow answer delays the next request; so latency is measured at a fixed rate, from the moment at which a
-request was due.
+What it reports of latency is of a closed loop, where a slow answer delays the next request.
 """
 
-import asyncio
 import json
 import shutil
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -77,32 +72,3 @@ def flat_out(url: str, requests: Sequence[Request], connections: int, seconds: f
     if not found or found["errors"]:
         raise SystemExit(f"wrk: {done.stdout}{done.stderr}")
     return Speed(found["requests"], found["seconds"], found["p50"], found["p99"])
-
-
-async def at_rate(url: str, requests: Sequence[Request], rate: float, seconds: float) -> Speed:
-    """So many requests a second whatever becomes of them; a connection for each that is not answered yet."""
-    host, port = urlsplit(url).hostname or "", urlsplit(url).port or 80
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-    latencies: list[float] = []
-
-    async def one(due: float, text: bytes) -> None:
-        reader, writer = idle.pop() if idle else await asyncio.open_connection(host, port)
-        writer.write(text)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 20"):
-            raise SystemExit(head.decode())
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.partition(b":")[2]))
-        latencies.append(time.perf_counter() - due)
-        idle.append((reader, writer))
-
-    began, sent = time.perf_counter(), 0
-    async with asyncio.TaskGroup() as group:
-        while (due := sent / rate) < seconds:
-            await asyncio.sleep(max(0, began + due - time.perf_counter()))
-            group.create_task(one(began + due, raw(url, requests[sent % len(requests)])))
-            sent += 1
-    for _, writer in idle:
-        writer.close()
-    cuts = statistics.quantiles(latencies, n=100)
-    return Speed(sent, time.perf_counter() - began, cuts[49] * 1e3, cuts[98] * 1e3)

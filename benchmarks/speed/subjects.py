@@ -26,13 +26,11 @@ class Server:
         home.mkdir(exist_ok=True)
         self._log = home / f"{name}.out"
         settings = {"API_KEY": KEY, "LOG_FILE": str(home / f"{name}.log"), "RATE_LIMIT": "", "LOG_LEVEL": "INFO"}
-        began = time.monotonic()
         with self._log.open("wb") as log:
             self._process = psutil.Popen(
                 command, cwd=home, env={**_environment(), **settings, **environment}, stdout=log, stderr=log
             )
         self._answers()
-        self.started_in = time.monotonic() - began
 
     def cpu(self) -> float:
         """Microseconds that all its processes have used."""
@@ -42,11 +40,6 @@ class Server:
                 times = process.cpu_times()
                 used += times.user + times.system
         return used * 1e6
-
-    def memory(self) -> float:
-        """Resident MB of the largest of its processes."""
-        tree = (self._process, *self._process.children(recursive=True))
-        return float(max(process.memory_info().rss for process in tree)) / 1e6
 
     def stop(self) -> None:
         self._process.terminate()
