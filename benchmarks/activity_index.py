@@ -12,15 +12,12 @@ The decision drawn from it: docs/decisions/0003-activity-index.md.
 
 import argparse
 import json
-import shutil
-import signal
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from postgres import Postgres, bundled
+from postgres import Postgres, temporary
 from tables import print_table
 
 SESSIONS, ACTIVE = 20_000, 1_000  # the write test: one session in twenty receives messages
@@ -243,13 +240,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 rounds: shows that it runs, proves nothing")
     parser.add_argument("--rounds", type=int, default=21, help="at least 3")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing stays behind
     rounds = 3 if arguments.quick else max(3, arguments.rounds)
-    home = Path(tempfile.mkdtemp(prefix="activity-index-"))
-    postgres = None
-    try:
-        postgres = Postgres(arguments.bin or bundled(), home)
-        print("PostgreSQL", postgres.sql("postgres", "SHOW server_version"), flush=True)
+    with temporary(arguments.bin) as (postgres, _):
         test = WriteTest(postgres)
         names = list(VARIANTS)
         for number in range(rounds):
@@ -260,10 +252,6 @@ def main() -> None:
         read_test = ReadTest(postgres)
         read_test.compare(seconds=1 if arguments.quick else 2)
         read_test.dead_entries()
-    finally:
-        if postgres is not None:
-            postgres.stop()
-        shutil.rmtree(home)
 
 
 if __name__ == "__main__":

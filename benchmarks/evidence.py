@@ -12,10 +12,7 @@ The decision drawn from it: docs/decisions/0009-evidence.md.
 
 import argparse
 import asyncio
-import shutil
-import signal
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -26,7 +23,7 @@ from evidence_reverse import compare
 from evidence_subjects import ROLE, Cost, Item, Subject, migrate, url
 from evidence_variants import COLD, PLAIN, ROWS, SERVICE, TABLES, TUNED
 from evidence_workload import Workload
-from postgres import Postgres, bundled
+from postgres import Postgres, temporary
 from tables import print_table
 
 MADE = 50_000  # messages that are made where many are needed; the others are copies, later and elsewhere
@@ -152,15 +149,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="at least 2")
     parser.add_argument("--many", type=int, help="to ask back beside 10,000, in steps of 50,000; 0: none")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing stays behind
     defaults = (200_000, 40, 1_000_000) if arguments.full else (10_000, 10, 50_000)
     given = (arguments.messages, arguments.rounds, arguments.many)
     messages, rounds, many = (default if one is None else one for one, default in zip(given, defaults, strict=True))
-    home = Path(tempfile.mkdtemp(prefix="evidence-"))
-    postgres = None
-    try:
-        postgres = Postgres(arguments.bin or bundled(), home)
-        print("PostgreSQL", postgres.sql("postgres", "SHOW server_version"), flush=True)
+    with temporary(arguments.bin) as (postgres, home):
         postgres.sql("postgres", f"CREATE ROLE {ROLE} SUPERUSER LOGIN", "CREATE DATABASE migrated TEMPLATE template0")
         migrate(home, "migrated")
         if messages:
@@ -169,10 +161,6 @@ def main() -> None:
             asyncio.run(fill(postgres, home, {"small_": SERVICE}, 10_000))
             asyncio.run(fill(postgres, home, {"large_": SERVICE}, MADE, many // MADE))
             compare(postgres, home, rounds)
-    finally:
-        if postgres is not None:
-            postgres.stop()
-        shutil.rmtree(home)
 
 
 if __name__ == "__main__":

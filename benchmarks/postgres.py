@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +20,22 @@ def bundled() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("no bundled PostgreSQL here: name one with --bin")
     return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
+@contextmanager
+def temporary(binaries: Path | None) -> Iterator[tuple["Postgres", Path]]:
+    """A PostgreSQL, bundled where no other is named, and its directory; both are gone afterwards, also on SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    home = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    postgres = None
+    try:
+        postgres = Postgres(binaries or bundled(), home)
+        print("PostgreSQL", postgres.sql("postgres", "SHOW server_version"), flush=True)
+        yield postgres, home
+    finally:
+        if postgres is not None:
+            postgres.stop()
+        shutil.rmtree(home)
 
 
 class Postgres:

@@ -9,12 +9,8 @@ Needs wrk. The figures that count are ratios inside one run, and CPU time before
 import argparse
 import asyncio
 import json
-import shutil
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -23,7 +19,7 @@ import fill
 import references
 from evidence_subjects import ROLE, migrate, url
 from evidence_variants import TABLES, TUNED
-from postgres import Postgres, bundled
+from postgres import Postgres, temporary
 from report import print_report
 from rounds import Rounds, in_pgbench, over_http
 from subjects import Server, rival, service
@@ -33,19 +29,11 @@ PORT = 18_100
 DEEP, DEEP_QUICK = 100_000, 20_000
 
 
-@contextmanager
-def database_server(binaries: Path) -> Iterator[tuple[Postgres, Path]]:
-    home = Path(tempfile.mkdtemp(prefix="speed-"))
-    postgres = Postgres(binaries, home)
-    try:
-        postgres.sql("postgres", f"CREATE ROLE {ROLE} SUPERUSER LOGIN", "CREATE DATABASE service_ TEMPLATE template0")
-        migrate(home, "service_")
-        postgres.sql("postgres", "CREATE DATABASE plain_ TEMPLATE service_", "CREATE DATABASE orm_ TEMPLATE template0")
-        postgres.sql("plain_", TABLES[TUNED])
-        yield postgres, home
-    finally:
-        postgres.stop()
-        shutil.rmtree(home)
+def make_databases(postgres: Postgres, home: Path) -> None:
+    postgres.sql("postgres", f"CREATE ROLE {ROLE} SUPERUSER LOGIN", "CREATE DATABASE service_ TEMPLATE template0")
+    migrate(home, "service_")
+    postgres.sql("postgres", "CREATE DATABASE plain_ TEMPLATE service_", "CREATE DATABASE orm_ TEMPLATE template0")
+    postgres.sql("plain_", TABLES[TUNED])
 
 
 def start_all(stack: ExitStack, home: Path) -> dict[str, Server]:
@@ -103,10 +91,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=None, help="of each turn")
     parser.add_argument("--results", type=Path, help="a file for the figures of every round, as JSON")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing stays behind
     deep = DEEP_QUICK if chosen.quick else DEEP
     rounds = Rounds()
-    with database_server(chosen.bin or bundled()) as (postgres, home), ExitStack() as stack:
+    with temporary(chosen.bin) as (postgres, home), ExitStack() as stack:
+        make_databases(postgres, home)
         servers = start_all(stack, home)
         say("filling the databases")
         load(servers, home, deep)
