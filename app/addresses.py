@@ -1,5 +1,6 @@
 """Client addresses: which of them share a rate limit, and which are near enough for the example key."""
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 UNKNOWN = "unknown"
@@ -48,6 +49,7 @@ def proxies(listed: str) -> str:
     return ",".join(networks)
 
 
+@lru_cache(1_024)  # asked for each line of the log
 def _parse(host: str) -> IPv4Address | IPv6Address | None:
     """The address in what proxies write: `::1`, `[::1]`, `[::1]:443`, `192.0.2.1:443`, `fe80::1%eth0`, also quoted."""
     host = host.strip(' \t"')

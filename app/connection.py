@@ -16,6 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import refusal
+from app.corked import Corked
 from app.errors import BodyTimeout, HeadTimeout, HeadTooLarge, MalformedRequest, Problem
 from app.pace import Pace
 from app.settings import Settings
@@ -57,6 +58,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        self._corked = Corked(transport, self.loop)
         self._wait_for_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -146,6 +148,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._in_body, self._body_size = True, 0
             super().on_headers_complete()
+            self.cycle.transport = self._corked  # type: ignore[assignment] # as much of one as an answer uses
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -161,6 +164,7 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._corked.flush()
         super().on_response_complete()
         if self._ended and not self._is_busy():
             self.transport.close()

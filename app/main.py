@@ -14,8 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from app import VERSION, api, draining, settings
 from app.api.body import HeldBodies
 from app.api.caller import Caller, Keyring
+from app.api.dispatch import Dispatch, RouteTable
 from app.api.limits import Overload, RateLimit
-from app.api.methods import Methods, MethodTable
 from app.api.problems import Problems
 from app.db import migrate
 from app.db.schema import DEFAULT_TENANT
@@ -63,7 +63,7 @@ def build(chosen: Settings) -> FastAPI:
     return app
 
 
-def _middleware(chosen: Settings, keyring: Keyring, table: MethodTable) -> list[Middleware]:
+def _middleware(chosen: Settings, keyring: Keyring, table: RouteTable) -> list[Middleware]:
     """Outermost first; the contract's order of checks is this order."""
     cors = Middleware(
         CORSMiddleware,
@@ -80,7 +80,7 @@ def _middleware(chosen: Settings, keyring: Keyring, table: MethodTable) -> list[
         *([rate_limit] if chosen.rate_limit else []),
         Middleware(Overload, most=chosen.pool_size + chosen.max_waiting),
         Middleware(Caller, keyring=keyring),
-        Middleware(Methods, table=table),
+        Middleware(Dispatch, table=table),
     ]
 
 

@@ -1,16 +1,12 @@
 """What a connection answers by itself: a problem like every other error, counted and logged."""
 
-import logging
-
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from app import ids
 from app.api import problems
-from app.api.methods import UNMATCHED
+from app.api.dispatch import UNMATCHED
 from app.errors import Problem
 from app.telemetry import logs, metrics
-
-_log = logging.getLogger("app.access")
 
 
 def answer(problem: Problem, client: str, default_headers: list[tuple[bytes, bytes]]) -> bytes:
@@ -19,7 +15,7 @@ def answer(problem: Problem, client: str, default_headers: list[tuple[bytes, byt
     metrics.requests.labels("other", UNMATCHED, problem.status).inc()
     metrics.problems.labels(problem.code).inc()
     token = logs.request_id.set(request_id)
-    _log.info("", extra={"method": "-", "route": UNMATCHED, "status": problem.status, "client": client})
+    logs.access(method="-", route=UNMATCHED, status=problem.status, client=client)
     logs.request_id.reset(token)
     return _rendered(problem, request_id, default_headers)
 

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from app import ids, strict_json
 from app.api import faults
@@ -32,6 +33,11 @@ class BoundRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         return _Binding(self.endpoint).handle
+
+
+def answer_of(route: BaseRoute) -> Callable[[Request], Coroutine[Any, Any, Response]] | None:
+    """What answers the requests of a bound route; None for a route of another kind."""
+    return route.get_route_handler() if isinstance(route, BoundRoute) else None
 
 
 class _Binding:

@@ -42,7 +42,7 @@ class RateLimit:
     def __init__(self, app: ASGIApp, limit: str, storage_uri: str = "") -> None:
         self._app = app
         self._limit = limit
-        self._amount = str(limits.parse(limit).amount)
+        self._amount = b"%d" % limits.parse(limit).amount
         self._counted = Shared(limit, storage_uri) if storage_uri else InMemory(limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,11 +52,11 @@ class RateLimit:
             await self._app(scope, receive, send)
         else:
             taken = await self._counted.take(client_address(Request(scope)))
-            scope["state"]["headers"] = {
-                "RateLimit-Limit": self._amount,
-                "RateLimit-Remaining": str(taken.remaining),
-                "RateLimit-Reset": str(taken.reset),
-            }
+            scope["state"]["headers"] = (
+                (b"ratelimit-limit", self._amount),
+                (b"ratelimit-remaining", b"%d" % taken.remaining),
+                (b"ratelimit-reset", b"%d" % taken.reset),
+            )
             if not taken.accepted:
                 raise RateLimited(self._limit, {"Retry-After": str(taken.reset)})
             await self._app(scope, receive, send)

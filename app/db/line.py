@@ -57,6 +57,10 @@ class Line(AsyncAdaptedQueue[ConnectionPoolEntry]):
                 return
         self._free.append(item)
 
+    def put_first(self, item: ConnectionPoolEntry) -> None:
+        """Put back what whoever takes one at once is to get."""
+        self._free.appendleft(item)
+
     def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:  # noqa: ARG002 - it never blocks
         self.put_nowait(item)
 
@@ -68,9 +72,10 @@ class Line(AsyncAdaptedQueue[ConnectionPoolEntry]):
     def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
         if self._free or not block:
             return self.get_nowait()
-        return await_only(self._wait(timeout))
+        return await_only(self.wait(timeout))
 
-    async def _wait(self, seconds: float | None) -> ConnectionPoolEntry:
+    async def wait(self, seconds: float | None) -> ConnectionPoolEntry:
+        """What is put next, for whoever waits longest. Raises Empty."""
         waiter: asyncio.Future[ConnectionPoolEntry] = asyncio.get_running_loop().create_future()
         (self._waiters.appendleft if _is_first.get() else self._waiters.append)(waiter)
         try:

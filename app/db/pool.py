@@ -11,7 +11,7 @@ its rollback. The three therefore have three types, and mypy refuses to mix them
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import NewType, cast
 
@@ -104,40 +104,53 @@ class Database:
         async with AsyncExitStack() as stack:
             with metrics.pool_waiting.track_inprogress(), self._silence.waiting():
                 connection = await stack.enter_async_context(engine.connect())
-            driver = cast("Driver", (await connection.get_raw_connection()).driver_connection)
-            with metrics.pool_in_use.track_inprogress(), self._silence.in_flight(driver):
+            driver = self._lent(cast("Driver", (await connection.get_raw_connection()).driver_connection))
+            try:
                 yield connection
+            finally:
+                self._returned(driver)
             self._heard(driver)
 
-    @asynccontextmanager
-    async def driver(self) -> AsyncIterator[Driver]:
-        with self._translated():
-            driver, give_back = await self._checkout()
-            unsure = False
-            try:
-                with metrics.pool_in_use.track_inprogress(), self._silence.in_flight(driver):
-                    yield driver
-                self._heard(driver)
-            except (TimeoutError, asyncio.CancelledError):
-                unsure = True
-                raise
-            except asyncpg.InternalClientError:
-                driver.terminate()  # nobody knows what is still going on there
-                raise
-            finally:
-                if unsure:
-                    self._part(driver, give_back)
-                else:
-                    give_back()
+    def driver(self) -> AbstractAsyncContextManager[Driver]:
+        return _Loan(self)
 
-    async def _checkout(self) -> tuple[Driver, Callable[[], None]]:
+    async def lend(self) -> tuple[Driver, Callable[[], None]]:
         """A connection, and how to give it back."""
         queue = self._queue
-        if record := queue.idle():
-            return cast("Driver", record.driver_connection), partial(queue.give_back, record)
-        with metrics.pool_waiting.track_inprogress(), self._silence.waiting():
-            lease = await self._engine.raw_connection()
-        return cast("Driver", lease.driver_connection), lease.close
+        record = queue.idle()
+        if record is None:
+            with self._translated(), metrics.pool_waiting.track_inprogress(), self._silence.waiting():
+                record = await queue.next()
+                if record is None:
+                    lease = await self._engine.raw_connection()
+                    return self._lent(cast("Driver", lease.driver_connection)), lease.close
+        return self._lent(cast("Driver", record.driver_connection)), partial(queue.give_back, record)
+
+    def _lent(self, driver: Driver) -> Driver:
+        metrics.pool_in_use.inc()
+        self._silence.begin(driver)
+        return driver
+
+    def _returned(self, driver: Driver) -> None:
+        metrics.pool_in_use.dec()
+        self._silence.end(driver)
+
+    def take_back(self, driver: Driver, give_back: Callable[[], None], error: BaseException | None) -> None:
+        """A connection that was lent. Raises what `error` stands for, where that is something else."""
+        self._returned(driver)
+        try:
+            if error is None:
+                self._heard(driver)
+            elif isinstance(error, asyncpg.InternalClientError):
+                driver.terminate()  # nobody knows what is still going on there
+        finally:
+            if isinstance(error, TimeoutError | asyncio.CancelledError):
+                self._part(driver, give_back)
+            else:
+                give_back()
+        if error is not None:
+            with self._translated():
+                raise error
 
     def _heard(self, driver: Driver) -> None:
         """The server has answered, perhaps that it takes no writes any more: then the answer may be an old one."""
@@ -197,6 +210,26 @@ class Database:
         closing = [connection.close(timeout=PATIENCE) for connection in self._open]
         await asyncio.gather(*closing, return_exceptions=True)
         await self._engine.dispose()
+
+
+class _Loan:
+    """A connection of the driver while it is lent: a class, since every request would feel what a generator costs."""
+
+    __slots__ = ("_database", "_driver", "_give_back")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def __aenter__(self) -> Driver:
+        self._driver, self._give_back = await self._database.lend()
+        return self._driver
+
+    async def __aexit__(self, kind: object, error: BaseException | None, frames: object) -> None:
+        try:
+            self._database.take_back(self._driver, self._give_back, error)
+        except BaseException as told:
+            if told is not error:
+                raise
 
 
 _READ_ONLY_IS_FINE = frozenset(("any", "read-only", "standby", "prefer-standby"))

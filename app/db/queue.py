@@ -66,17 +66,35 @@ class Queue(AsyncAdaptedQueuePool):
         None where somebody has to wait, to ask or to connect. Whoever takes it gives it back, to this queue.
         """
         free = cast("line.Line", self._pool)
-        if free.empty() or time.monotonic() - self.heard_at >= QUIET:
+        return None if free.empty() else self._known(free.get_nowait())
+
+    async def next(self) -> ConnectionPoolEntry | None:
+        """The one that is given back next, likewise; None where there is more to do than to wait. Raises PoolTimeout.
+
+        Whoever gets None asks SQLAlchemy before anything is awaited: what was handed over is still there.
+        """
+        free = cast("line.Line", self._pool)
+        if self.scarce or self._overflow < self._max_overflow or not (free.empty() and self._is_heard):
             return None
-        record: Any = free.get_nowait()
-        if record.dbapi_connection is None or not self._current(record) or record.starttime < self._invalidate_time:
-            free.put_nowait(record)
-            return None
-        return cast("ConnectionPoolEntry", record)
+        try:
+            return self._known(await free.wait(self._timeout))
+        except Empty:
+            raise PoolTimeout from None
 
     def give_back(self, record: ConnectionPoolEntry) -> None:
-        """Take back what `idle` gave."""
+        """Take back what `idle` or `next` gave."""
         self._do_return_conn(record)
+
+    def _known(self, record: Any) -> ConnectionPoolEntry | None:
+        is_open = record.dbapi_connection is not None and self._current(record)
+        if is_open and self._is_heard and record.starttime >= self._invalidate_time:
+            return cast("ConnectionPoolEntry", record)
+        cast("line.Line", self._pool).put_first(record)
+        return None
+
+    @property
+    def _is_heard(self) -> bool:
+        return time.monotonic() - self.heard_at < QUIET
 
     def _do_get(self) -> ConnectionPoolEntry:
         deadline = time.monotonic() + self._timeout

@@ -32,13 +32,12 @@ class Silence:
         self._began: dict[Driver, float] = {}
         self._asking: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def in_flight(self, driver: Driver) -> Iterator[None]:
+    def begin(self, driver: Driver) -> None:
+        """From now on until `end` a statement may be in flight there."""
         self._began[driver] = time.monotonic()
-        try:
-            yield
-        finally:
-            del self._began[driver]
+
+    def end(self, driver: Driver) -> None:
+        del self._began[driver]
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

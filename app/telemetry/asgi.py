@@ -3,14 +3,12 @@
 Pure ASGI: one BaseHTTPMiddleware would cost more than a whole append.
 """
 
-import logging
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import addresses, ids
@@ -19,7 +17,6 @@ from app.telemetry import logs, metrics
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that hung up before its answer; nobody is sent it."""
 
-_log = logging.getLogger("app.access")
 _CONSIDERABLE = 16 * 1024 * 1024  # nginx sends up to client_max_body_size before it reads, and answers a reset with 502
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
@@ -40,8 +37,8 @@ class Telemetry:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         path = state["path"] = _route_path(scope)
+        state["route"] = self._route_of(path)
         logs.request_id.set(request_id)
-        no_store = path.startswith("/chat/")
         status = CLIENT_CLOSED_REQUEST
         recorded = False
 
@@ -49,20 +46,13 @@ class Telemetry:
             nonlocal recorded
             if not recorded:
                 recorded = True
-                self._record(scope, status, time.perf_counter() - started)
+                _record(scope, status, time.perf_counter() - started)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = CLIENT_CLOSED_REQUEST if _has_hung_up(scope, receive) else message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers.update(state.get("headers", {}))  # what a layer within wants on every answer, errors too
-                if _unread(scope) > _CONSIDERABLE:
-                    headers["Connection"] = "close"  # cheaper than reading what nobody wants
-                if no_store:
-                    headers["Cache-Control"] = "no-store"
+                message["headers"] = [*message.get("headers", ()), *_headers(scope)]
             elif not message.get("more_body"):
                 record()  # before the client has its answer, and may ask another worker for the count
             await send(message)
@@ -75,23 +65,30 @@ class Telemetry:
         finally:
             record()  # without an answer
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = self._route_of(scope["state"]["path"])
-        method = scope["method"] if scope["method"] in metrics.METHODS else "other"
-        metrics.requests.labels(method, route, status).inc()
-        metrics.duration.labels(method, route).observe(seconds)
-        if not _log.isEnabledFor(logging.INFO):
-            return
-        client = scope.get("client")
-        said = {
-            "method": method,
-            "route": route,
-            "status": status,
-            "duration_ms": round(seconds * 1000, 1),
-            "client": addresses.plain(client[0]) if client else "-",
-        }
-        # Not _log.info(): it walks the stack for a place that no line of ours tells.
-        _log.handle(_log.makeRecord(_log.name, logging.INFO, "", 0, "", (), None, extra=said))
+
+def _headers(scope: Scope) -> Iterator[tuple[bytes, bytes]]:
+    """The headers of every answer, errors too; as bytes, since no layer within sets one of them."""
+    state = scope["state"]
+    yield b"x-request-id", state["request_id"].encode()
+    yield b"x-content-type-options", b"nosniff"
+    yield from state.get("headers", ())  # what a layer within wants on every answer
+    if _unread(scope) > _CONSIDERABLE:
+        yield b"connection", b"close"  # cheaper than reading what nobody wants
+    if state["path"].startswith("/chat/"):
+        yield b"cache-control", b"no-store"
+
+
+def _record(scope: Scope, status: int, seconds: float) -> None:
+    route, client = scope["state"]["route"], scope.get("client")
+    method = scope["method"] if scope["method"] in metrics.METHODS else "other"
+    metrics.served(method, route, status, seconds)
+    logs.access(
+        method=method,
+        route=route,
+        status=status,
+        duration_ms=round(seconds * 1000, 1),
+        client=addresses.plain(client[0]) if client else "-",
+    )
 
 
 def _has_hung_up(scope: Scope, receive: Receive) -> bool:

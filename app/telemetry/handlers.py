@@ -43,7 +43,7 @@ class LineFile(logging.Handler):
         self._lost = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = self._open()
+            self._use(self._open())
         except OSError as error:
             raise Refused(
                 f"LOG_FILE {path} cannot be opened ({error.strerror}): name a writable file, or leave it empty for none"
@@ -75,22 +75,25 @@ class LineFile(logging.Handler):
 
     def _follow_rename(self) -> str:
         """Open the name anew if it is no longer that of the open file. Returns what is wrong if that has to wait."""
-        opened = os.fstat(self._descriptor)
         try:
             named = os.stat(self.path)  # noqa: PTH116 - twice as fast as Path.stat, on every line
-            if (named.st_ino, named.st_dev) == (opened.st_ino, opened.st_dev):
+            if (named.st_ino, named.st_dev) == self._opened:
                 return ""
         except OSError:
             pass  # opening it tells better
         try:
             fresh = self._open()
         except OSError as error:  # such as between logrotate's rename and its `create`, in a directory of root's
-            if opened.st_nlink == 0:
+            if os.fstat(self._descriptor).st_nlink == 0:
                 raise
             return f"cannot be opened anew ({error.strerror}): its lines go on into the renamed file"
         os.close(self._descriptor)
-        self._descriptor = fresh
+        self._use(fresh)
         return ""
+
+    def _use(self, descriptor: int) -> None:
+        opened = os.fstat(descriptor)
+        self._descriptor, self._opened = descriptor, (opened.st_ino, opened.st_dev)
 
     def _write(self, line: bytes) -> None:
         written = os.write(self._descriptor, line)

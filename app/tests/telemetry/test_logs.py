@@ -85,7 +85,7 @@ def test_arguments_that_do_not_fit_cost_no_line_and_are_not_told() -> None:
 def test_any_text_is_one_line_of_json(text: str, tmp_path: Path) -> None:
     file = LineFile(tmp_path / "app.log", logging.NullHandler())
     file.setFormatter(logs.JsonFormatter())
-    file.emit(record(text, client=text))
+    file.emit(record(text, access={"client": text}))
     file.close()
     (line,) = (tmp_path / "app.log").read_bytes().splitlines()
     assert json.loads(line)["message"] == json.loads(line)["client"] == text

@@ -226,8 +226,8 @@ async def hung_up(caplog: pytest.LogCaptureFixture, before: Series, method: str,
         of = {"method": method, "route": route, "status": status}
         assert value(after, "http_requests_total", **of) == value(before, "http_requests_total", **of)
     assert value(after, "http_problems_total") == value(before, "http_problems_total")
-    lines = [record for record in caplog.records if getattr(record, "route", "") == route]
-    assert [getattr(line, "status", 0) for line in lines if getattr(line, "method", "") == method] == [499]
+    said = [getattr(record, "access", {}) for record in caplog.records]
+    assert [line["status"] for line in said if line.get("route") == route and line["method"] == method] == [499]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
