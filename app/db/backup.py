@@ -89,7 +89,7 @@ async def _patterns(connection: asyncpg.Connection, target: dsn.Target) -> list[
     if await connection.fetchval("SELECT to_regclass($1)", VERSION_TABLE) is None:
         raise Refused(f"{target.description} holds no tables of this service")
     revision = await connection.fetchval(f"SELECT version_num FROM {VERSION_TABLE}")
-    if revision != migrate.SCRIPTS.get_current_head():
+    if revision != migrate.REVISIONS[-1]:
         raise Refused(
             f"the schema of {target.description} ({revision}) is not this release's: "
             "back up with the release that made it, or run `python -m app migrate` first"

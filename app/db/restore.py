@@ -65,7 +65,7 @@ class Archive(NamedTuple):
         async with self.pg_restore.run(*_AS_SCRIPT, *only, str(self.file)) as output:
             script = (await output.read(-1)).decode(errors="replace")
         revision = script.partition("FROM stdin;\n")[2].partition("\n")[0]
-        if revision not in {script.revision for script in migrate.SCRIPTS.walk_revisions()}:
+        if revision not in migrate.REVISIONS:
             raise Refused(f"{self.file} was made by a newer release of this service ({revision}): restore it with that")
 
 

@@ -123,6 +123,6 @@ async def brought_over(chat: Chat) -> list[int]:
 
 def up_to(connection: Connection, revision: str) -> None:
     config = Config()
-    config.set_main_option("script_location", migrate.SCRIPTS.dir)
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
     config.attributes["connection"] = connection
     command.upgrade(config, revision)

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from app.db import dsn, migrate
@@ -28,6 +29,11 @@ def differences(connection: Connection) -> list[object]:
 async def test_schema_py_equals_the_migrations(db: Database) -> None:
     async with db.read() as connection:
         assert await connection.run_sync(differences) == []
+
+
+def test_a_revision_is_what_its_file_is_named_after() -> None:
+    known = [script.revision for script in ScriptDirectory(str(migrate.SCRIPTS)).walk_revisions()]
+    assert known[::-1] == migrate.REVISIONS
 
 
 async def test_three_instances_that_start_at_once_on_an_empty_database_all_come_up(new_database: NewDatabase) -> None:
