@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from math import ceil
 from typing import Any, NamedTuple, TypeVar, cast
 
 import limits
-from limits.storage import RedisStorage
+from limits.storage import MemoryStorage, RedisStorage
 from slowapi import Limiter
 from slowapi.util import get_remote_address
 
@@ -32,6 +33,9 @@ PATIENCE = 4
 
 PROBE_INTERVAL = 1.0
 """Seconds between looks whether a Redis that was gone is back."""
+
+SWEEP_INTERVAL = 1.0
+"""Seconds between two looks for clients that are counted no more."""
 
 THREADS = 8
 """Per worker, each with one connection: 400 requests a second with a Redis 10 ms away."""
@@ -51,6 +55,25 @@ class Taken(NamedTuple):
     reset: int
 
 
+class _Seldom(threading.Timer):
+    """The timer that forgets what has left the window, once a second. It is asked at each hit whether it still runs.
+
+    The storage's own is a new thread every 10 ms: 125 µs of a request, a third of one that reads a session.
+    """
+
+    def __init__(self, other: threading.Timer) -> None:
+        super().__init__(SWEEP_INTERVAL, other.function)
+        other.cancel()
+        self._forget = other.function
+        self._next = 0.0
+
+    def is_alive(self) -> bool:
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + SWEEP_INTERVAL
+            threading.Thread(target=self._forget, name="rate-limit-sweep", daemon=True).start()
+        return True
+
+
 class Window:
     """A moving window per client over one storage: 8 µs in memory, two round trips with Redis."""
 
@@ -66,6 +89,8 @@ class Window:
                 config_filename=os.devnull,
             )
         self._strategy = limiter.limiter
+        if isinstance(memory := self._strategy.storage, MemoryStorage):
+            memory.timer = _Seldom(memory.timer)
 
     def take(self, client: str) -> Taken:
         """Takes a slot; a refused request takes none."""
