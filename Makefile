@@ -6,10 +6,10 @@ PYTEST = $(PY) -m pytest
 UV := $(PY) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test torture check coverage bench demo format lock snapshots
+.PHONY: help run test torture check coverage bench bench-check demo format lock snapshots
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/.installed .env ## install, start the database, migrate, serve http://localhost:8000
 	@$(PY) -m app serve
@@ -38,8 +38,12 @@ format: $(VENV)/.dev ## put the code into shape
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.dev ## measure the service beside PostgreSQL and its rivals; QUICK=1 takes three minutes
-	@$(PY) benchmarks/speed $(if $(QUICK),--quick)
+bench: $(VENV)/.dev ## measure the service beside PostgreSQL and its rivals in half an hour; QUICK=1 takes five minutes
+	@$(PY) benchmarks/speed $(if $(QUICK),--quick --results benchmarks/results/quick.json,\
+		--results benchmarks/results/full.json --plots docs/performance)
+
+bench-check: $(VENV)/.dev ## whether an operation costs much more CPU than in benchmarks/baseline.json; ARGS=--update
+	@$(PY) benchmarks/speed/check.py $(ARGS)
 
 lock: $(VENV)/.dev ## resolve the ranges of pyproject.toml anew
 	$(UV) pyproject.toml --extra embedded --group test -o requirements.txt

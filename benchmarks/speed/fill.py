@@ -1,19 +1,18 @@
 """The same conversations in the database of every server."""
 
 import urllib.request
-from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import asyncpg
 import orjson
 from load import KEY
-from workloads import APPENDED, DEEP, LENGTH, LISTED, PAGED, USER, Requests, session_id
+from workloads import APPENDED, LENGTH, LISTED, PAGED, USER, Requests, session_id
 
+CLIENTS = 4
 START = datetime(2026, 1, 1, 0, 0, 0, 137, tzinfo=UTC)
-BATCH = 500
 
 
 def sessions() -> list[dict[str, Any]]:
@@ -22,19 +21,15 @@ def sessions() -> list[dict[str, Any]]:
     return [{"id": str(session_id(number)), "user_id": user} for number, user in enumerate(users)]
 
 
-def over_http(url: str, *, deep: int) -> None:
-    """Fill the service as a client would; `deep` messages in DEEP."""
-    for session in [*sessions(), {"id": str(DEEP), "user_id": "deep"}]:
-        _post(f"{url}/chat/sessions", session)
-    for id_, messages in Requests().conversations():
-        _append(url, id_, messages)
-    _append(url, DEEP, ({"sender": "user", "content": "0123456789" * 10} for _ in range(deep)))
-
-
-def _append(url: str, id_: UUID, messages: Iterable[dict[str, Any]]) -> None:
-    left = iter(messages)
-    while batch := list(islice(left, BATCH)):
-        _post(f"{url}/chat/sessions/{id_}/messages/batch?context=none", {"messages": batch})
+def over_http(url: str) -> None:
+    """Fill the service as a client would."""
+    batches = (
+        (f"{url}/chat/sessions/{id_}/messages/batch?context=none", {"messages": messages})
+        for id_, messages in Requests().conversations()
+    )
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for posted in ([(f"{url}/chat/sessions", session) for session in sessions()], batches):
+            list(pool.map(lambda one: _post(*one), posted))
 
 
 def _post(url: str, value: dict[str, Any]) -> None:

@@ -2,23 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from statistics import median
 from typing import NamedTuple
 
-from load import flat_out
+from load import Speed, at_rate, flat_out
 from postgres import Postgres
+from progress import say
 from subjects import Server
 from workloads import Request
 
+WARM = 0.5  # seconds of each turn before the first round: statements are prepared, what is cached is cached
+LONGER = 4  # a turn at a fixed rate to one of the others: half the load, and a percentile of few answers is noise
+
 
 class Figures(NamedTuple):
-    """Of one turn: operations a second, CPU of an operation in µs, and the latency in ms (0: not measured)."""
+    """Of one turn: operations a second, CPU of an operation in µs, and the latency in ms (0: not measured).
+
+    `client` is the share of a core that the load generator took, where that is known.
+    """
 
     rate: float
     server: float
     postgres: float
     p50: float = 0
     p99: float = 0
+    client: float = 0
 
     @property
     def cpu(self) -> float:
@@ -28,19 +35,30 @@ class Figures(NamedTuple):
 Turn = Callable[[float], Figures]
 """Work for so many seconds."""
 
+Send = Callable[[str, Sequence[Request], int, float], Speed]
 
-def over_http(server: Server, postgres: Postgres, requests: Sequence[Request], connections: int) -> Turn:
-    """Requests by wrk; the first of them warm up what is prepared and cached."""
-    flat_out(server.url, requests, connections, 1)
 
-    def turn(seconds: float) -> Figures:
-        before, of_postgres = server.cpu(), postgres.cpu()
-        speed = flat_out(server.url, requests, connections, seconds)
-        own, of_postgres = server.cpu() - before, postgres.cpu() - of_postgres
-        count = speed.requests
-        return Figures(count / speed.seconds, own / count, of_postgres / count, speed.p50, speed.p99)
+def over_http(
+    server: Server, postgres: Postgres, requests: Sequence[Request], connections: int, send: Send = flat_out
+) -> Turn:
+    """Requests as fast as they are answered."""
+    return lambda seconds: _measure(server, postgres, lambda: send(server.url, requests, connections, seconds))
 
-    return turn
+
+def at_half(server: Server, postgres: Postgres, requests: Sequence[Request], saturating: Callable[[], float]) -> Turn:
+    """Requests at half of the rate `saturating`, as it was measured last."""
+    return lambda seconds: _measure(
+        server, postgres, lambda: at_rate(server.url, requests, saturating() / 2, LONGER * seconds)
+    )
+
+
+def _measure(server: Server, postgres: Postgres, send: Callable[[], Speed]) -> Figures:
+    server.settle()
+    before, of_postgres = server.cpu(), postgres.cpu()
+    speed = send()
+    own, of_postgres = server.cpu() - before, postgres.cpu() - of_postgres
+    count = speed.requests
+    return Figures(count / speed.seconds, own / count, of_postgres / count, speed.p50, speed.p99, speed.client)
 
 
 def in_pgbench(postgres: Postgres, database: str, script: str, connections: int, **variables: str) -> Turn:
@@ -65,19 +83,16 @@ class Rounds:
     def add(self, workload: str, subject: str, turn: Turn) -> None:
         self.turns[workload][subject] = turn
 
-    def run(self, rounds: int, seconds: float, say: Callable[[str], None]) -> None:
+    def run(self, rounds: int, seconds: float) -> None:
+        self._run_once(0, WARM, "warming up")
+        self.figures.clear()
         for number in range(rounds):
-            for workload, turns in self.turns.items():
-                say(f"round {number + 1}/{rounds}: {workload}")
-                names = list(turns)
-                first = number % len(names)  # nobody is always first
-                for name in names[first:] + names[:first]:
-                    self.figures[workload][name].append(turns[name](seconds))
+            self._run_once(number, seconds, f"round {number + 1}/{rounds}")
 
-    def ratio(
-        self, one: tuple[str, str], other: tuple[str, str], figure: Callable[[Figures], float]
-    ) -> tuple[float, float, float]:
-        """A figure of one subject to the other's in the same round: median, least and most."""
-        pairs = zip(self.figures[one[0]][one[1]], self.figures[other[0]][other[1]], strict=True)
-        ratios = [figure(a) / figure(b) for a, b in pairs]
-        return median(ratios), min(ratios), max(ratios)
+    def _run_once(self, number: int, seconds: float, what: str) -> None:
+        for workload, turns in self.turns.items():
+            say(f"{what}: {workload}")
+            names = list(turns)
+            first = number % len(names)  # nobody is always first
+            for name in names[first:] + names[:first]:
+                self.figures[workload][name].append(turns[name](seconds))
