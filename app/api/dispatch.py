@@ -35,11 +35,11 @@ class RouteTable:
             if "GET" in answers:
                 answers["HEAD"] = answers["GET"]
         self._answers = table
-        self._patterns = {path: compile_path(path)[0] for path in table if "{" in path}
+        self._patterns = {path: compile_path(path)[0] for path in table}
         # One expression for all of them: the group that took part says which path it was. Starlette's own
         # patterns, less the names of their groups, which may not repeat; fixed paths stand before variable ones.
         self._templates = sorted(table, key=lambda path: ("{" in path, path))
-        patterns = (compile_path(path)[0].pattern.removeprefix("^").removesuffix("$") for path in self._templates)
+        patterns = (self._patterns[path].pattern.removeprefix("^").removesuffix("$") for path in self._templates)
         alternatives = "|".join(f"({re.sub(r'[?]P<[^>]*>', '?:', pattern)})" for pattern in patterns)
         self._pattern = re.compile(alternatives)
 
@@ -54,8 +54,7 @@ class RouteTable:
 
     def parameters(self, template: str, path: str) -> dict[str, str]:
         """The variable parts of `path`, which is of this template."""
-        pattern = self._patterns.get(template)
-        match = pattern and pattern.match(path)
+        match = self._patterns[template].match(path)
         return match.groupdict() if match else {}
 
 

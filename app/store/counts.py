@@ -36,10 +36,13 @@ RUNNING = f"""
 SELECT t FROM unnest(CAST(:transactions AS bigint[])) AS t WHERE {_STATUS.format("t")} = 'in progress'
 """
 
+# Counted, since a row is one to read here.
 LOCK = """
-SELECT FROM documents
-WHERE (tenant_id, ref) IN (SELECT * FROM unnest(CAST(:tenants AS int[]), CAST(:refs AS bigint[])))
-ORDER BY tenant_id, ref FOR UPDATE
+SELECT count(*) FROM (
+    SELECT FROM documents
+    WHERE (tenant_id, ref) IN (SELECT * FROM unnest(CAST(:tenants AS int[]), CAST(:refs AS bigint[])))
+    ORDER BY tenant_id, ref FOR UPDATE
+) locked
 """
 
 # Likewise a snapshot: a backup was restored that has the counts of another server.
@@ -88,10 +91,14 @@ class Counts:
         """List documents with their first use: everything else about them may come later."""
         await conn.execute(FIRST_USE, tenant_id, refs, at)
 
-    def take(self) -> list[Added]:
-        """What is not flushed yet, and now the caller's."""
-        added, self._added = self._added, []
+    def take(self, most: int = MOST) -> list[Added]:
+        """The oldest of what is not flushed yet, and now the caller's."""
+        added, self._added = self._added[:most], self._added[most:]
         return added
+
+    def __len__(self) -> int:
+        """How much is not flushed yet."""
+        return len(self._added)
 
     async def write(self, conn: Write, added: list[Added]) -> list[Added]:
         """Count those of `added` whose transaction has committed; returns those whose transaction still runs."""

@@ -5,11 +5,14 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from app import workers
+from app.db import dsn
 from app.db.pool import Write
 from app.errors import NotFound
 from app.store import messages
+from app.tests.conftest import NewDatabase
 from app.tests.harness import Chat
-from app.tests.store.background import Resting
+from app.tests.store.background import Resting, resting
 
 NAME = "counted"
 
@@ -86,6 +89,19 @@ async def test_what_was_rolled_back_is_not_counted_and_what_still_runs_is_counte
     assert await told(rested, tenant) == (2, 0)
     await rested.sweep()
     assert await told(rested, tenant) == (2, 0)
+
+
+async def test_a_server_counts_a_few_at_a_time_and_the_rest_before_it_ends(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "FLUSHED", 2)
+    async with resting(new_database) as rested:  # whose next flush would be in an hour
+        async with await rested.service.new_tenant() as tenant:
+            await answered(tenant, 5)
+        url = rested.url
+    outside = await asyncpg.connect(**dsn.parse(url).arguments)
+    assert await outside.fetchval("SELECT answers FROM documents WHERE document_id = $1", NAME) == 5
+    await outside.close()
 
 
 async def redact_within(conn: Write, rested: Resting, tenant: Chat, message: dict[str, str]) -> None:
