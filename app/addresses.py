@@ -7,6 +7,10 @@ UNKNOWN = "unknown"
 """What stands for a client whose proxy names no address for it."""
 
 
+LONGEST = 128
+"""Characters of an address as proxies write it, at most: what is longer is none, and is not remembered either."""
+
+
 def bucket(host: str) -> str:
     """The address that a rate limit counts: IPv6 by /64, since one host may use 2^64 of them."""
     address = _parse(host)
@@ -49,9 +53,13 @@ def proxies(listed: str) -> str:
     return ",".join(networks)
 
 
-@lru_cache(1_024)  # asked for each line of the log
 def _parse(host: str) -> IPv4Address | IPv6Address | None:
     """The address in what proxies write: `::1`, `[::1]`, `[::1]:443`, `192.0.2.1:443`, `fe80::1%eth0`, also quoted."""
+    return _parse_short(host) if len(host) <= LONGEST else None
+
+
+@lru_cache(1_024)  # asked for each line of the log
+def _parse_short(host: str) -> IPv4Address | IPv6Address | None:
     host = host.strip(' \t"')
     if host.startswith("["):
         host = host[1:].partition("]")[0]
