@@ -34,12 +34,8 @@ MAX_DEPTH = 100
 MAX_DIGITS = 1_000
 
 # What one pass in C can tell of 16 MiB is told before anything is parsed; an expression would take 0.5 s for it.
-_AS_NUMBERS = bytearray(b" " * 256)
-_AS_NUMBERS[ord("-")] = ord("-")
-for _byte in b"0123456789":
-    _AS_NUMBERS[_byte] = ord("0")
-for _byte in b"eE":
-    _AS_NUMBERS[_byte] = ord("e")
+_KEPT = dict(zip(b"0123456789eE-", b"0000000000ee-", strict=True))
+_AS_NUMBERS = bytes(_KEPT.get(byte, ord(" ")) for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 _SMALL_NUMBER = b"e-000"
 _AS_BRACKETS = bytes.maketrans(b"{}", b"[]")

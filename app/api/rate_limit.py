@@ -64,13 +64,12 @@ class _Seldom(threading.Timer):
     def __init__(self, other: threading.Timer) -> None:
         super().__init__(SWEEP_INTERVAL, other.function)
         other.cancel()
-        self._forget = other.function
         self._next = 0.0
 
     def is_alive(self) -> bool:
         if (now := time.monotonic()) >= self._next:
             self._next = now + SWEEP_INTERVAL
-            threading.Thread(target=self._forget, name="rate-limit-sweep", daemon=True).start()
+            threading.Thread(target=self.function, name="rate-limit-sweep", daemon=True).start()
         return True
 
 

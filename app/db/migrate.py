@@ -85,9 +85,9 @@ async def check(database: Database) -> None:
 
 def _run(connection: Connection) -> None:
     from alembic import command  # noqa: PLC0415 - 0.2 s that a start with nothing to do is spared
-    from alembic import config as settings  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
 
-    config = settings.Config()
+    config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -96,10 +96,6 @@ class Counts:
         added, self._added = self._added[:most], self._added[most:]
         return added
 
-    def __len__(self) -> int:
-        """How much is not flushed yet."""
-        return len(self._added)
-
     async def write(self, conn: Write, added: list[Added]) -> list[Added]:
         """Count those of `added` whose transaction has committed; returns those whose transaction still runs."""
         if not added:

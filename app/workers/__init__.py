@@ -46,7 +46,7 @@ async def working(db: Database, evidence: Evidence, grace: float) -> AsyncIterat
                 left = await evidence.counts.write(conn, added)
         finally:
             evidence.counts.add(left)  # whether a commit that failed has counted, the next full count knows
-        return PAUSE if len(evidence.counts) > len(left) < len(added) else FLUSH
+        return PAUSE if len(left) < len(added) == FLUSHED else FLUSH
 
     async def bring_over() -> float:
         return PAUSE if await backfill.batch(db, evidence) else poll

@@ -20,7 +20,7 @@ import sampled
 from evidence_subjects import url
 from load import flat_out
 from postgres import Postgres, temporary
-from subjects import PORT, ROOT, SERVICE, Server, service, started
+from subjects import PORT, SERVICE, service, started
 from tables import print_table
 from workloads import Request, Requests
 
@@ -31,20 +31,19 @@ SAMPLED = Path(__file__).with_name("sampled.py")
 def shares(home: Path, requests: list[Request], seconds: float) -> tuple[float, dict[str, float]]:
     """Microseconds of an operation, and the share of each layer."""
     found = home / "sampled.json"
-    command = [sys.executable, str(SAMPLED), str(found), "serve", f"--port={PORT}"]
-    server = Server("sampled", command, PORT, home, {"PYTHONPATH": str(ROOT), "DATABASE_URL": url(home, "service_")})
-    server.wait()
-    flat_out(server.url, requests, CONNECTIONS, 2)
-    server.send_signal(signal.SIGUSR1)
-    before = server.cpu()
-    answered = flat_out(server.url, requests, CONNECTIONS, seconds).requests
-    used = server.cpu() - before
-    server.send_signal(signal.SIGUSR2)
-    while not found.exists():
-        time.sleep(0.05)
+    program = (str(SAMPLED), str(found))
+    with ExitStack() as stack:
+        server = started(stack, [service(SERVICE, PORT, home, url(home, "service_"), program=program)])[SERVICE]
+        flat_out(server.url, requests, CONNECTIONS, 2)
+        server.send_signal(signal.SIGUSR1)
+        before = server.cpu()
+        answered = flat_out(server.url, requests, CONNECTIONS, seconds).requests
+        used = server.cpu() - before
+        server.send_signal(signal.SIGUSR2)
+        while not found.exists():
+            time.sleep(0.05)
     samples: dict[str, int] = json.loads(found.read_text())
     found.unlink()
-    server.stop()
     total = sum(samples.values())
     return used / answered, {layer: number / total for layer, number in samples.items()}
 

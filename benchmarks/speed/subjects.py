@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,6 @@ NEVER_HIT = "100000/second"  # a short window, which holds few requests, as one 
 PORT = 18_100
 PATIENCE = 60  # seconds for a server to answer
 MOMENT = 0.03  # seconds; the system counts CPU in hundredths
-SERVE = [sys.executable, "-m", "app", "serve"]
 
 
 class Server:
@@ -95,16 +95,18 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "DATABASE", "PYTHON"))}
 
 
-def service(name: str, port: int, home: Path, database_url: str, workers: int = 1, **settings: str) -> Server:
-    """This project's own; with an embedded database where `database_url` is empty."""
-    environment = {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, **settings}
-    return Server(name, [*SERVE, f"--port={port}", f"--workers={workers}"], port, home, environment)
-
-
-def bare_service(name: str, port: int, home: Path, database_url: str) -> Server:
-    """This project's own without its outermost layers."""
-    command = [sys.executable, str(BASELINE / "bare_service.py"), "serve", f"--port={port}"]
-    return Server(name, command, port, home, {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url})
+def service(
+    name: str,
+    port: int,
+    home: Path,
+    database_url: str,
+    workers: int = 1,
+    program: Sequence[str] = ("-m", "app"),
+    **settings: str,
+) -> Server:
+    """This project's own, or a program that runs it; with an embedded database where `database_url` is empty."""
+    command = [sys.executable, *program, "serve", f"--port={port}", f"--workers={workers}"]
+    return Server(name, command, port, home, {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, **settings})
 
 
 def rival(name: str, app: str, port: int, home: Path, database_url: str = "", workers: int = 1) -> Server:
@@ -125,7 +127,7 @@ def start_all(stack: ExitStack, home: Path, scale: Scale) -> dict[str, Server]:
     made = [
         service(SERVICE, next(ports), home, database),
         service(WORKERS, next(ports), home, database, workers=2),
-        bare_service(BARE, next(ports), home, database),
+        service(BARE, next(ports), home, database, program=(str(BASELINE / "bare_service.py"),)),
         service(UNLOGGED, next(ports), home, database, LOG_LEVEL="WARNING"),
         service(LIMITED, next(ports), home, database, RATE_LIMIT=NEVER_HIT),
         rival("ORM", "orm_service:app", next(ports), home, url(home, "orm_")),
