@@ -209,9 +209,10 @@ async def hang_up(url: str, call: Call, rng: random.Random) -> str:
 @contextlib.asynccontextmanager
 async def row_locks(connection: Connection, sessions: Sequence[str]) -> AsyncIterator[None]:
     """Somebody who locks all `sessions` most of the time, a moment each."""
+    over = asyncio.Event()  # cancelled within BEGIN, it left a transaction open, in which pg_stat_activity stands still
 
     async def lock() -> None:
-        while True:
+        while not over.is_set():
             async with connection.transaction():
                 await connection.execute(LOCK, sessions)
                 await asyncio.sleep(0.02)
@@ -221,9 +222,8 @@ async def row_locks(connection: Connection, sessions: Sequence[str]) -> AsyncIte
     try:
         yield
     finally:
-        locking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await locking
+        over.set()
+        await locking
 
 
 async def faults(place: Path, command: tuple[str, ...], database_url: str, *, pool_size: int, times: int) -> list[str]:
