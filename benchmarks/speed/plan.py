@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import references
 from load import from_python
 from postgres import Postgres
-from rounds import Rounds, at_half, over_http
+from rounds import Rounds, at_half, longer, over_http
 from rounds import in_pgbench as pgbench
 from scale import USUAL, Scale
 from subjects import BARE, FROM_PYTHON, LIMITED, SERVICE, UNLOGGED, WORKERS, Server, stored
@@ -83,7 +83,8 @@ class Plan:
         for page in scale.pages:
             self._add(at_depth(page), [deep(scale.lengths[-1], page)], 8, SERVICE)
         for length in scale.lengths:
-            self._add(of_session(length), self._made.appends_by_length(length), 1, SERVICE)
+            turn = over_http(self._servers[SERVICE], self._postgres, self._made.appends_by_length(length), 1)
+            self._rounds.add(of_session(length), SERVICE, longer(turn))
         for workload, kind in (("append", self._made.appends_in_store), ("page", self._made.pages_in_store)):
             for messages in scale.stores:
                 turn = over_http(self._servers[stored(messages)], self._postgres, kind(messages), 8)

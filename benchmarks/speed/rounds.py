@@ -11,7 +11,7 @@ from subjects import Server
 from workloads import Request
 
 WARM = 0.5  # seconds of each turn before the first round: statements are prepared, what is cached is cached
-LONGER = 4  # a turn at a fixed rate to one of the others: half the load, and a percentile of few answers is noise
+LONGER = 4  # a turn with few requests a second to one of the others: of few answers CPU and percentiles are noise
 
 
 class Figures(NamedTuple):
@@ -47,9 +47,14 @@ def over_http(
 
 def at_half(server: Server, postgres: Postgres, requests: Sequence[Request], saturating: Callable[[], float]) -> Turn:
     """Requests at half of the rate `saturating`, as it was measured last."""
-    return lambda seconds: _measure(
-        server, postgres, lambda: at_rate(server.url, requests, saturating() / 2, LONGER * seconds)
+    return longer(
+        lambda seconds: _measure(server, postgres, lambda: at_rate(server.url, requests, saturating() / 2, seconds))
     )
+
+
+def longer(turn: Turn) -> Turn:
+    """The same for LONGER times as many seconds."""
+    return lambda seconds: turn(LONGER * seconds)
 
 
 def _measure(server: Server, postgres: Postgres, send: Callable[[], Speed]) -> Figures:
