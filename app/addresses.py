@@ -1,6 +1,7 @@
 """Client addresses: which of them share a rate limit, and which are near enough for the example key."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 UNKNOWN = "unknown"
@@ -11,6 +12,13 @@ LONGEST = 128
 """Characters of an address as proxies write it, at most: what is longer is none, and is not remembered either."""
 
 
+def _remembered(told: Callable[[str], str]) -> Callable[[str], str]:
+    """The same, remembered of the last clients: each request asks, for its limit and its line of the log."""
+    known = lru_cache(1_024)(told)
+    return wraps(told)(lambda host: known(host) if len(host) <= LONGEST else UNKNOWN)
+
+
+@_remembered
 def bucket(host: str) -> str:
     """The address that a rate limit counts: IPv6 by /64, since one host may use 2^64 of them."""
     address = _parse(host)
@@ -27,6 +35,7 @@ def is_near(host: str) -> bool:
     return address.is_loopback or address.is_private or address.is_link_local
 
 
+@_remembered
 def plain(host: str) -> str:
     """`host` as an address without port and brackets, so that nothing a client wrote gets any further."""
     return str(_parse(host) or UNKNOWN)
@@ -55,11 +64,8 @@ def proxies(listed: str) -> str:
 
 def _parse(host: str) -> IPv4Address | IPv6Address | None:
     """The address in what proxies write: `::1`, `[::1]`, `[::1]:443`, `192.0.2.1:443`, `fe80::1%eth0`, also quoted."""
-    return _parse_short(host) if len(host) <= LONGEST else None
-
-
-@lru_cache(1_024)  # asked for each line of the log
-def _parse_short(host: str) -> IPv4Address | IPv6Address | None:
+    if len(host) > LONGEST:
+        return None
     host = host.strip(' \t"')
     if host.startswith("["):
         host = host[1:].partition("]")[0]

@@ -20,6 +20,7 @@ from app.corked import Corked
 from app.errors import BodyTimeout, HeadTimeout, HeadTooLarge, MalformedRequest, Problem
 from app.pace import Pace
 from app.settings import Settings
+from app.telemetry.asgi import HUNG_UP
 
 HEAD_BYTES = 64 * 1024
 """Request line and headers together; common proxies take 8 to 32 KiB."""
@@ -62,6 +63,8 @@ class Connection(HttpToolsProtocol):
         self._wait_for_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._is_busy():
+            self.cycle.scope["state"][HUNG_UP] = True
         self._unset_keepalive_if_required()
         self._stop_head_timer()
         if self._linger_timer is not None:
@@ -82,6 +85,8 @@ class Connection(HttpToolsProtocol):
                 self._parse(data[start : start + HEAD_BYTES])
         if self._deaf:
             return
+        if self._in_head and self._head_timer is None:  # not at its beginning: most heads come as a whole
+            self._start_head_timer()
         if self._in_body:
             self._body_pace.start()
         elif not (self._in_head or self._is_busy() or self.timeout_keep_alive_task or self.transport.is_closing()):
@@ -120,7 +125,6 @@ class Connection(HttpToolsProtocol):
         if not (self._deaf or self._again):
             super().on_message_begin()
             self._in_head, self._head_size = True, 0
-            self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -148,6 +152,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._in_body, self._body_size = True, 0
             super().on_headers_complete()
+            self.cycle.scope["state"][HUNG_UP] = False
             self.cycle.transport = self._corked  # type: ignore[assignment] # as much of one as an answer uses
 
     def on_body(self, body: bytes) -> None:
@@ -196,7 +201,6 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _start_head_timer(self) -> None:
-        self._stop_head_timer()
         self._head_timer = self.loop.call_later(self._settings.head_timeout, self._head_timed_out)
 
     def _stop_head_timer(self) -> None:

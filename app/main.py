@@ -54,6 +54,7 @@ def build(chosen: Settings) -> FastAPI:
     app = FastAPI(
         lifespan=_lifespan,
         openapi_url=None,  # documentation.py serves it, beside the page that shows it
+        telemetry={"metrics": False, "logs": False},  # /metrics has ours, and an exception's text may be a message
         redirect_slashes=False,  # a redirect loses the key or the body
     )
     app.state.settings = chosen

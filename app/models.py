@@ -86,7 +86,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # what a list has many of is not frozen: to make one would take three times as long
 class Session:
     """A conversation. `revision` grows by one with every change of the session or its messages."""
 
@@ -174,7 +174,7 @@ class Rewound:
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Document:
     """A source that answers stood on. `status` is its mark; `answers` and `cited` may lag by a minute."""
 
@@ -199,7 +199,7 @@ class DocumentPage:
     next_cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DocumentUse:
     """How an answer used a document: as the retriever said it, null where it did not."""
 

@@ -11,7 +11,7 @@ from app.telemetry import logs, metrics
 
 def answer(problem: Problem, client: str, default_headers: list[tuple[bytes, bytes]]) -> bytes:
     """The bytes of the answer, after which the connection ends. Counts it and writes its line of the log."""
-    request_id = str(ids.new())
+    request_id = ids.of_request()
     metrics.requests.labels("other", UNMATCHED, problem.status).inc()
     metrics.problems.labels(problem.code).inc()
     token = logs.request_id.set(request_id)

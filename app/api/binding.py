@@ -83,7 +83,7 @@ class _Binding:
         if self._query:
             name, model = self._query
             arguments[name] = _query_model(request, model, found)
-        else:
+        elif request.scope["query_string"]:
             _query_model(request, _NoQuery, found)
         if self._body:
             name, body, optional = self._body

@@ -27,7 +27,7 @@ class CallContext:
         self._request = request
         self.db: Database = request.app.state.db
         self.evidence: Evidence = request.app.state.evidence
-        self.tenant_id: int = request.state.tenant_id
+        self.tenant_id: int = request.scope["state"]["tenant_id"]
         self.user = _user(request)
 
     @property

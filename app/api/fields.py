@@ -44,7 +44,8 @@ class Body(BaseModel):
         """
         if not isinstance(sent, dict):
             return left
-        unknown = [name for name in sent if name not in cls.model_fields]
+        fields = cls.model_fields  # asked once: it is computed
+        unknown = [name for name in sent if name not in fields]
         for name in unknown[left:]:
             del sent[name]
         return max(0, left - len(unknown))

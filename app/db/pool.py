@@ -68,7 +68,8 @@ class Database:
 
     @property
     def _queue(self) -> Queue:
-        return cast("Queue", self._engine.pool)
+        pool: Queue = self._engine.sync_engine.pool  # type: ignore[assignment] # it is made by `poolclass`
+        return pool
 
     async def _connect(self) -> Driver:
         try:

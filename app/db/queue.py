@@ -10,7 +10,7 @@ the server full; with enough connections nothing of this happens.
 
 import logging
 import time
-from typing import Any, cast
+from typing import Any
 
 import asyncpg
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -43,6 +43,7 @@ class NoneLeft(DatabaseUnavailable):
 class Queue(AsyncAdaptedQueuePool):
     _queue_class = line.Line
     first = staticmethod(line.first)
+    _pool: line.Line
 
     scarce = False
     """From a refusal until all connections that were wanted are open at once."""
@@ -65,19 +66,17 @@ class Queue(AsyncAdaptedQueuePool):
 
         None where somebody has to wait, to ask or to connect. Whoever takes it gives it back, to this queue.
         """
-        free = cast("line.Line", self._pool)
-        return None if free.empty() else self._known(free.get_nowait())
+        return None if self._pool.empty() else self._known(self._pool.get_nowait())
 
     async def next(self) -> ConnectionPoolEntry | None:
         """The one that is given back next, likewise; None where there is more to do than to wait. Raises PoolTimeout.
 
         Whoever gets None asks SQLAlchemy before anything is awaited: what was handed over is still there.
         """
-        free = cast("line.Line", self._pool)
-        if self.scarce or self._overflow < self._max_overflow or not (free.empty() and self._is_heard):
+        if self.scarce or self._overflow < self._max_overflow or not (self._pool.empty() and self._is_heard):
             return None
         try:
-            return self._known(await free.wait(self._timeout))
+            return self._known(await self._pool.wait(self._timeout))
         except Empty:
             raise PoolTimeout from None
 
@@ -88,8 +87,8 @@ class Queue(AsyncAdaptedQueuePool):
     def _known(self, record: Any) -> ConnectionPoolEntry | None:
         is_open = record.dbapi_connection is not None and self._current(record)
         if is_open and self._is_heard and record.starttime >= self._invalidate_time:
-            return cast("ConnectionPoolEntry", record)
-        cast("line.Line", self._pool).put_first(record)
+            return record  # type: ignore[no-any-return]
+        self._pool.put_first(record)
         return None
 
     @property
@@ -157,8 +156,7 @@ class Queue(AsyncAdaptedQueuePool):
     def _do_return_conn(self, record: Any) -> None:
         if record.dbapi_connection is not None and not self._current(record):
             self._drop(record)
-        awaited = cast("line.Line", self._pool).is_awaited
-        if self.scarce and (not awaited or time.time() - record.last_connect_time > _TURN):
+        if self.scarce and (not self._pool.is_awaited or time.time() - record.last_connect_time > _TURN):
             record.invalidate()
             self._dec_overflow()
         else:

@@ -57,13 +57,14 @@ WITH s AS ({_SESSION.format(count=1, ids="= $6")}
 ), m AS (
     INSERT INTO chat_messages (session_id, seq, id, sender, content, metadata, created_at, fingerprint,
                                context, context_form, context_refs)
-    SELECT s.id, s.message_count, $6, $7, $8, $9::json, coalesce($10, now()), $11, $12::json, $13::json, $14::bigint[]
+    SELECT s.id, s.message_count, $6, $7, $8, $9::json, coalesce($10, now()), $11, $12::json, $13::json,
+           $14::text::bigint[]
     FROM s
     RETURNING session_id, seq, created_at
 ), u AS (
     INSERT INTO evidence_uses (document_ref, at, session_id, seq, cited)
     SELECT d.ref, m.created_at, m.session_id, m.seq, d.cited
-    FROM m CROSS JOIN unnest($17::bigint[], $18::boolean[]) AS d(ref, cited)
+    FROM m CROSS JOIN unnest($17::text::bigint[], $18::text::boolean[]) AS d(ref, cited)
 )
 SELECT m.seq, m.created_at, s.revision, pg_current_xact_id()::text::bigint AS transaction, {SEEN}
 FROM m CROSS JOIN s
@@ -86,7 +87,7 @@ WITH s AS ({_SESSION.format(count="cardinality($6::uuid[])", ids="= ANY ($6)")}
 ), u AS (
     INSERT INTO evidence_uses (document_ref, at, session_id, seq, cited)
     SELECT d.ref, m.created_at, m.session_id, m.seq, d.cited
-    FROM s CROSS JOIN unnest($17::bigint[], $18::boolean[], $19::int[]) AS d(ref, cited, place)
+    FROM s CROSS JOIN unnest($17::text::bigint[], $18::text::boolean[], $19::text::int[]) AS d(ref, cited, place)
         JOIN m ON m.seq = s.before + d.place
 )
 SELECT m.seq, m.created_at, s.revision, pg_current_xact_id()::text::bigint AS transaction, {SEEN}
@@ -168,14 +169,14 @@ def _statement(drafts: Sequence[MessageDraft], placed: Sequence[Placed]) -> tupl
         for one, where in zip(drafts, placed, strict=True)
     ]
     uses = [(ref, cited, at) for at, where in enumerate(placed, start=1) for ref, cited in where.cited.items()]
-    refs, cited, places = map(list, zip(*uses, strict=True)) if uses else ([], [], [])
+    refs, cited, places = map(array, zip(*uses, strict=True)) if uses else ("{}",) * 3
     until, server, _ = shortest_lease(placed) or (None, None, 0)
     if len(drafts) > 1:
         lists = [None if where.refs is None else array(where.refs) for where in placed]
         return APPEND_BATCH, [*zip(*messages, strict=True), lists, until, server, refs, cited, places]
     if drafts[0].context is None:
         return APPEND, messages[0][:6]
-    return APPEND_WITH_CONTEXT, [*messages[0], placed[0].refs, until, server, refs, cited]
+    return APPEND_WITH_CONTEXT, [*messages[0], array(placed[0].refs or ()), until, server, refs, cited]
 
 
 async def _account(

@@ -89,5 +89,5 @@ def to_message(row: Iterable[Any], context: Any, verdict: Verdict) -> Message:
 
 
 def array(values: Iterable[int]) -> str:
-    """As PostgreSQL writes an array; lists of differing lengths are no array of arrays."""
+    """As PostgreSQL writes an array: asyncpg asks of each member of a list whether it is one, and wants them alike."""
     return "{" + ",".join(map(str, values)) + "}"

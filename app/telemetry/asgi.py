@@ -17,6 +17,9 @@ from app.telemetry import logs, metrics
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that hung up before its answer; nobody is sent it."""
 
+HUNG_UP = "hung_up"
+"""In the `state` of a request: whether its client is gone, where its connection tells."""
+
 _CONSIDERABLE = 16 * 1024 * 1024  # nginx sends up to client_max_body_size before it reads, and answers a reset with 502
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
@@ -92,12 +95,14 @@ def _record(scope: Scope, status: int, seconds: float) -> None:
 
 
 def _has_hung_up(scope: Scope, receive: Receive) -> bool:
-    """Whether the client is gone, asked without waiting: the first step of `receive` tells it, or would wait.
+    """Whether the client is gone, asked without waiting.
 
-    Not asked while a body is unread: `receive` would have the client send it.
+    Our own server tells. Of another one the first step of `receive` tells it, or would wait; that is 35 µs, and is
+    not asked while a body is unread, since `receive` would have the client send it.
     """
-    if _unread(scope):
-        return False
+    told: bool | None = scope["state"].get(HUNG_UP)
+    if told is not None or _unread(scope):
+        return bool(told)
     for _ in range(2):  # the first message is the end of an empty body
         step = receive().__await__()
         try:
@@ -115,8 +120,13 @@ def _unread(scope: Scope) -> float:
     """Bytes of the body that nobody has read; infinite where it does not say how many it has."""
     if scope["state"].get("body_was_read"):
         return 0
-    headers = dict(scope["headers"])
-    return math.inf if b"transfer-encoding" in headers else int(headers.get(b"content-length", b"0")[:20])
+    length = 0.0
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return math.inf
+        if name == b"content-length":
+            length = int(value[:20])
+    return length
 
 
 def _route_path(scope: Scope) -> str:
@@ -133,4 +143,4 @@ def _request_id(scope: Scope) -> str:
             if _REQUEST_ID.fullmatch(sent):
                 return sent
             break
-    return str(ids.new())
+    return ids.of_request()

@@ -4,19 +4,49 @@ import errno
 import logging
 import os
 import sys
+from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from app.errors import Refused
 
 
-class Console(logging.StreamHandler[TextIO]):
+class LineHandler(logging.Handler, ABC):
+    """Writes lines: those of records, and such as are made already. Never fails whoever logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(Exception):
+            self._say(self.format(record))
+
+    def say(self, line: str) -> None:
+        """Write a line that is made already; what a record would cost beside it is more than the line."""
+        self.acquire()
+        try:
+            self._say(line)
+        except Exception:  # noqa: BLE001, S110 - as in emit
+            pass
+        finally:
+            self.release()
+
+    @abstractmethod
+    def _say(self, line: str) -> None:
+        """Write one line, with the lock held."""
+
+
+class Console(LineHandler):
     """Standard error, for as long as somebody reads it."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
-        """Nothing: the way to say it is the one that is closed."""
-        if isinstance(sys.exception(), BrokenPipeError):
-            silence(self.stream)
+    def __init__(self) -> None:
+        super().__init__()
+        self._stream: TextIO = sys.stderr
+
+    def _say(self, line: str) -> None:
+        try:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            silence(self._stream)
 
 
 def silence(stream: TextIO) -> None:
@@ -29,7 +59,7 @@ def silence(stream: TextIO) -> None:
     os.close(nobody)
 
 
-class LineFile(logging.Handler):
+class LineFile(LineHandler):
     """A log file that several processes share: O_APPEND, one write per line, reopened when it was renamed.
 
     Trouble and its end are told to `console`, one line each. Raises Refused if `path` cannot be opened at first.
@@ -49,22 +79,15 @@ class LineFile(logging.Handler):
                 f"LOG_FILE {path} cannot be opened ({error.strerror}): name a writable file, or leave it empty for none"
             ) from None
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def _say(self, line: str) -> None:
         try:
-            line = (self.format(record) + "\n").encode("utf-8", "backslashreplace")
-            try:
-                trouble = self._follow_rename()
-                self._write(line)
-            except OSError as error:
-                trouble = f"cannot be written ({error.strerror}): its lines are on the console only"
-                self._lost += 1
-            if bool(trouble) != bool(self._trouble):
-                self._tell(trouble)
-        except Exception:  # noqa: BLE001 - a log that cannot be written never fails a request
-            self.handleError(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Nothing: the console has the same line."""
+            trouble = self._follow_rename()
+            self._write((line + "\n").encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            trouble = f"cannot be written ({error.strerror}): its lines are on the console only"
+            self._lost += 1
+        if bool(trouble) != bool(self._trouble):
+            self._tell(trouble)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -9,16 +9,18 @@ import logging
 import re
 import sys
 import threading
+import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, NamedTuple, cast
 
-from app.telemetry.handlers import Console, LineFile
+from app.telemetry.handlers import Console, LineFile, LineHandler
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The request that the current task serves; on every line that is logged meanwhile."""
@@ -26,13 +28,16 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 _DEEPEST = 50
 """Causes of an exception, and frames of each, that are logged: a recursion has a thousand."""
 
+_handlers: list[LineHandler] = []
+"""Those that `configure` has put on the root logger."""
+
 _log = logging.getLogger("app")
 _access_log = logging.getLogger("app.access")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _QUOTES = {"asyncio": re.compile("[^\n<]*"), "py.warnings": re.compile(r".*?:\d+: \w+|")}
 """Loggers whose messages quote values, by repr or in a warning's text, and what may be kept: all in front of it."""
 
-_NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "sqlalchemy", "alembic", "slowapi")
+_NOISY = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "sqlalchemy", "alembic", "slowapi")
 
 
 def configure(*, level: str, style: Literal["text", "json"], file: Path | None) -> None:
@@ -41,7 +46,7 @@ def configure(*, level: str, style: Literal["text", "json"], file: Path | None) 
     formatter = JsonFormatter() if style == "json" else TextFormatter()
     root = logging.getLogger()
     console = Console()
-    handlers: list[logging.Handler] = [console]
+    handlers: list[LineHandler] = [console]
     if file is not None:
         same = (old for old in root.handlers if isinstance(old, LineFile) and old.path == file)
         shared = next(same, None) or LineFile(file, console)  # the same one says only once that the disk is full
@@ -50,18 +55,22 @@ def configure(*, level: str, style: Literal["text", "json"], file: Path | None) 
     for handler in handlers:
         handler.setFormatter(formatter)
     for old in root.handlers[:]:
-        if isinstance(old, LineFile | Console) or type(old) is logging.StreamHandler:
+        if isinstance(old, LineHandler) or type(old) is logging.StreamHandler:
             root.removeHandler(old)
             if old not in handlers:
                 old.close()
     root.handlers.extend(handlers)
+    _handlers[:] = handlers
     root.setLevel(level)
     for name in _NOISY:  # uvicorn configures its own loggers before it imports us
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
-    logging.getLogger("uvicorn.access").disabled = True  # ours has the request id, the route and the duration
+    theirs = logging.getLogger("uvicorn.access")  # ours has the request id, the route and the duration
+    theirs.handlers.clear()
+    theirs.propagate = False  # uvicorn puts each line together if one handler could take it, also of a disabled logger
+    theirs.disabled = True
     for name in ("sqlalchemy", "alembic"):  # at INFO they log every statement
         logging.getLogger(name).setLevel(logging.WARNING)
     _catch_crashes()
@@ -90,45 +99,58 @@ def _thread_crashed(crash: threading.ExceptHookArgs) -> None:
         _log.error("unexpected end of a thread", exc_info=crash.exc_value)
 
 
+class Entry(NamedTuple):
+    """What a line says, in seconds since 1970 and words; an access line says fields instead of a message."""
+
+    when: float
+    level: str
+    logger: str
+    message: str = ""
+    access: Mapping[str, Any] = MappingProxyType({})
+    frames: str = ""
+
+
 class LineFormatter(logging.Formatter, ABC):
     """Makes the line of a record once for all handlers: console and file take the same."""
 
     def format(self, record: logging.LogRecord) -> str:
         made_by, line = getattr(record, "made", (None, ""))
         if made_by is not self:
-            line = self.line(record)
+            said = record.__dict__.get("access", {})
+            line = self.line(
+                Entry(record.created, record.levelname, record.name, _message(record), said, _frames(record))
+            )
             record.made = (self, line)
         return str(line)
 
     @abstractmethod
-    def line(self, record: logging.LogRecord) -> str:
-        """What says the record, on one line."""
+    def line(self, entry: Entry) -> str:
+        """What says all of it on one line."""
 
 
 class TextFormatter(LineFormatter):
     """`time level logger request_id message`, for people."""
 
-    def line(self, record: logging.LogRecord) -> str:
-        return escape(
-            f"{_time(record)} {record.levelname} {record.name} {request_id.get()} "
-            + " ".join(filter(None, (_message(record), *_told(_access(record)), _frames(record))))
-        )
+    def line(self, entry: Entry) -> str:
+        told = (f"{value}ms" if field == "duration_ms" else str(value) for field, value in entry.access.items())
+        words = (_time(entry.when), entry.level, entry.logger, request_id.get(), entry.message, *told, entry.frames)
+        return escape(" ".join(filter(None, words)))
 
 
 class JsonFormatter(LineFormatter):
     """One JSON object a line, for machines."""
 
-    def line(self, record: logging.LogRecord) -> str:
+    def line(self, entry: Entry) -> str:
         line: dict[str, Any] = {
-            "time": _time(record),
-            "level": record.levelname,
-            "logger": record.name,
+            "time": _time(entry.when),
+            "level": entry.level,
+            "logger": entry.logger,
             "request_id": request_id.get(),
-            "message": _message(record),
+            "message": entry.message,
+            **entry.access,
         }
-        line |= _access(record)
-        if frames := _frames(record):
-            line["exception"] = frames
+        if entry.frames:
+            line["exception"] = entry.frames
         return json.dumps(line, default=str)
 
 
@@ -147,25 +169,37 @@ def _message(record: logging.LogRecord) -> str:
     return kept.group() if kept else message
 
 
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _time(when: float) -> str:
+    second, millisecond = divmod(int(when * 1000), 1000)
+    return f"{_second(second)}.{millisecond:03}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def access(**said: Any) -> None:
     """Log the line of a request, of these fields in this order."""
-    # Not _access_log.info(): it walks the stack for a place that no line of ours tells.
-    if _access_log.isEnabledFor(logging.INFO):
+    if not _access_log.isEnabledFor(logging.INFO):
+        return
+    if _only_ours():  # then without a record, which costs more than its line
+        line = cast("LineFormatter", _handlers[0].formatter).line(
+            Entry(time.time(), "INFO", _access_log.name, access=said)
+        )
+        for handler in _handlers:
+            handler.say(line)
+    else:
+        # Not _access_log.info(): it walks the stack for a place that no line of ours tells.
         extra = {"access": said}
         _access_log.handle(_access_log.makeRecord(_access_log.name, logging.INFO, "", 0, "", (), None, extra=extra))
 
 
-def _access(record: logging.LogRecord) -> dict[str, Any]:
-    said: dict[str, Any] = record.__dict__.get("access", {})
-    return said
-
-
-def _told(said: dict[str, Any]) -> Iterable[str]:
-    return (f"{value}ms" if field == "duration_ms" else str(value) for field, value in said.items())
+def _only_ours() -> bool:
+    """Whether a record of the access log would reach our handlers, and nothing else."""
+    if not _handlers or logging.root.handlers != _handlers or _access_log.handlers or _log.handlers:
+        return False
+    return not (_access_log.filters or any(handler.filters or handler.level for handler in _handlers))
 
 
 def _frames(record: logging.LogRecord) -> str:

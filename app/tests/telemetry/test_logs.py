@@ -5,7 +5,9 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -72,6 +74,55 @@ def test_one_configuration_serves_uvicorn_too(tmp_path: Path, capsys: pytest.Cap
     assert re.fullmatch(r"\S+ INFO uvicorn\.error - started\n", written)
     assert capsys.readouterr().err == written
     assert sys.stderr
+
+
+class Heard(logging.Handler):
+    """Somebody else's handler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_an_access_line_is_the_same_with_a_record_and_without(
+    style: Literal["text", "json"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, heard = logging.getLogger(), Heard()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(time, "time", lambda: 1_764_331_199.9996)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_764_331_199_999_600_000)  # which a record asks from Python 3.13 on
+    logs.configure(level="INFO", style=style, file=tmp_path / "app.log")
+    ours = root.handlers[:]
+    for listener in (None, root, logging.getLogger("app"), logging.getLogger("app.access")):
+        if listener:
+            listener.addHandler(heard)
+        logs.access(method="GET", route="/livez", status=200, duration_ms=1.5, client="::1")
+        if listener:
+            listener.removeHandler(heard)
+    ours[1].addFilter(lambda record: record.name != "app.access")
+    logs.access(method="GET", route="/livez", status=200)
+    ours[1].close()
+    lines = (tmp_path / "app.log").read_text().splitlines()
+    assert len(lines) == 4
+    assert len(set(lines)) == 1
+    assert "2025-11-28T11:59:59.999Z" in lines[0]
+    assert len(heard.records) == 3
+    assert vars(heard.records[0])["access"]["route"] == "/livez"
+    assert capsys.readouterr().err.splitlines()[:4] == lines
+
+
+def test_uvicorn_does_not_put_a_line_together_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    root, theirs = logging.getLogger(), logging.getLogger("uvicorn.access")
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    theirs.addHandler(logging.NullHandler())
+    logs.configure(level="INFO", style="text", file=None)
+    assert not theirs.hasHandlers()  # which is what uvicorn asks for each connection
 
 
 def test_arguments_that_do_not_fit_cost_no_line_and_are_not_told() -> None:
