@@ -6,7 +6,9 @@ import multiprocessing
 import random
 import shutil
 import signal
+import socket
 import string
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -239,7 +241,7 @@ async def test_a_client_that_hangs_up_in_its_body_is_a_499(service: Service, cap
         await hung_up(caplog, before, "POST", "/chat/sessions")
 
 
-@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("http", ["app.connection:Connection", "httptools", "h11"])
 async def test_a_client_that_hangs_up_while_the_database_works_is_a_499(
     http: str, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,6 +255,8 @@ async def test_a_client_that_hangs_up_while_the_database_works_is_a_499(
             writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 12\r\n\r\n".encode())
             writer.write(b'{"name":"x"}')
             await somebody_waits(conn)
+            reset = struct.pack("ii", 1, 0)  # our own server waits for the answer of who only ends its sending side
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             writer.transport.abort()
             await client.get("/livez")  # the server has seen it by now
             caplog.set_level(logging.INFO, "app.access")
