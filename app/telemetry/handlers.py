@@ -23,9 +23,8 @@ class LineHandler(logging.Handler, ABC):
         """Write a line that is made already; what a record would cost beside it is more than the line."""
         self.acquire()
         try:
-            self._say(line)
-        except Exception:  # noqa: BLE001, S110 - as in emit
-            pass
+            with suppress(Exception):
+                self._say(line)
         finally:
             self.release()
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import secrets
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Self
 
@@ -119,6 +121,11 @@ class Chat(httpx.AsyncClient):
         response = await self.post(path, json=body)
         assert response.status_code == 201, response.text
         return dict(response.json())
+
+
+def end_by_reset(writer: asyncio.StreamWriter) -> None:
+    """Have this connection end by RST: a server may go on for who ends only its sending side, by FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def problem(response: httpx.Response, status: int, code: str, field: str | None = None) -> dict[str, Any]:

@@ -10,8 +10,6 @@ import json
 import random
 import re
 import secrets
-import socket
-import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from app.db import dsn
 from app.db.embedded import attach
 from app.tests.faults import evidence
 from app.tests.faults.patience import eventually
-from app.tests.harness import KEY, Chat
+from app.tests.harness import KEY, Chat, end_by_reset
 from app.tests.process import SERVE, UVICORN, run
 
 AT_ONCE = 24
@@ -200,8 +198,7 @@ async def hang_up(url: str, call: Call, rng: random.Random) -> str:
         elif point == "answer":
             await reader.read(1)
     if rng.random() < 0.5:
-        reset = struct.pack("ii", 1, 0)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        end_by_reset(writer)
     writer.transport.abort()
     return point
 

@@ -6,9 +6,7 @@ import multiprocessing
 import random
 import shutil
 import signal
-import socket
 import string
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +21,7 @@ from app.db import dsn
 from app.telemetry import metrics, sharing
 from app.tests.api.test_limits import begun
 from app.tests.conftest import NewDatabase
-from app.tests.harness import DEADLINE, KEY, Chat, Service, settings
+from app.tests.harness import DEADLINE, KEY, Chat, Service, end_by_reset, settings
 from app.tests.process import SERVE, UVICORN, Running, run
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -255,8 +253,7 @@ async def test_a_client_that_hangs_up_while_the_database_works_is_a_499(
             writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 12\r\n\r\n".encode())
             writer.write(b'{"name":"x"}')
             await somebody_waits(conn)
-            reset = struct.pack("ii", 1, 0)  # our own server waits for the answer of who only ends its sending side
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            end_by_reset(writer)
             writer.transport.abort()
             await client.get("/livez")  # the server has seen it by now
             caplog.set_level(logging.INFO, "app.access")
